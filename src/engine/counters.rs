@@ -1,0 +1,106 @@
+//! What the engine counts.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::drops::{Disconnect, Drop};
+
+/// Largest lateness of a frame that is told apart from larger ones, in us.
+const LATENESS_US_MAX: u64 = 60_000_000;
+
+/// Counters since the start. They only grow, except where a line says otherwise.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Datagrams that came in, dropped ones included.
+    pub datagrams_in: u64,
+    /// Their bytes of UDP payload.
+    pub bytes_in: u64,
+    /// Datagrams that were handed to the driver.
+    pub datagrams_out: u64,
+    /// Their bytes of UDP payload.
+    pub bytes_out: u64,
+    /// Packets that came in.
+    pub packets_in: u64,
+    /// Inputs that were accepted into frames.
+    pub inputs: u64,
+    /// Frames that were sealed.
+    pub frames: u64,
+    /// Sessions that were opened, candidates included.
+    pub sessions_opened: u64,
+    /// Matches that were created.
+    pub rooms_created: u64,
+    /// Matches that started.
+    pub matches_started: u64,
+    /// Matches that ended.
+    pub matches_over: u64,
+    /// Times that a room was so late that it took a new epoch.
+    pub epochs_renewed: u64,
+    /// Probes sent to quiet peers.
+    pub probes: u64,
+    /// Sessions that exist now.
+    pub sessions: u64,
+    /// Rooms that exist now, those that are over included.
+    pub rooms: u64,
+    /// Timers that are set now, stale ones included.
+    pub timers: u64,
+    drops: [u64; Drop::COUNT],
+    disconnects: [u64; Disconnect::COUNT],
+    /// How late frames were sealed, in us.
+    pub frame_lateness_us: Histogram<u64>,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            datagrams_in: 0,
+            bytes_in: 0,
+            datagrams_out: 0,
+            bytes_out: 0,
+            packets_in: 0,
+            inputs: 0,
+            frames: 0,
+            sessions_opened: 0,
+            rooms_created: 0,
+            matches_started: 0,
+            matches_over: 0,
+            epochs_renewed: 0,
+            probes: 0,
+            sessions: 0,
+            rooms: 0,
+            timers: 0,
+            drops: [0; Drop::COUNT],
+            disconnects: [0; Disconnect::COUNT],
+            frame_lateness_us: Histogram::new_with_bounds(1, LATENESS_US_MAX, 2)
+                .expect("the bounds are legal"),
+        }
+    }
+}
+
+impl Counters {
+    /// Counts one drop.
+    pub fn drop(&mut self, reason: Drop) {
+        self.drops[reason as usize] += 1;
+    }
+
+    /// Counts one ended session.
+    pub fn disconnect(&mut self, reason: Disconnect) {
+        self.disconnects[reason as usize] += 1;
+    }
+
+    /// Counts how late a frame was sealed.
+    pub fn frame_late(&mut self, lateness: Duration) {
+        let us = u64::try_from(lateness.as_micros()).unwrap_or(u64::MAX);
+        self.frame_lateness_us.saturating_record(us);
+    }
+
+    /// Drops for one reason.
+    pub fn drops(&self, reason: Drop) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Sessions that ended for one reason.
+    pub fn disconnects(&self, reason: Disconnect) -> u64 {
+        self.disconnects[reason as usize]
+    }
+}

@@ -1,0 +1,546 @@
+//! KCP: the only file that knows the `kcp` crate.
+//!
+//! A [`Link`] is one end of one conversation: messages go in and come out, datagrams come
+//! in and leave through a [`Sink`]. Both [`crate::engine::session`] and [`crate::client`]
+//! stand on it. It adds to KCP what KCP cannot do: refuse what a peer cannot honestly
+//! have sent, prove the peer's address by an echoed time stamp, measure the round trip,
+//! hold back acknowledgements, and say exactly when it must be woken.
+//!
+//! How the crate must be used, each found by measurement:
+//! - `update` comes before `input` and before `flush`, or round trips are measured against
+//!   the update before;
+//! - one flush per turn, or forged acknowledgements fetch retransmissions by the megabyte;
+//! - an interval of 5 s, lowered to 10 ms only around `input`, where it enters the
+//!   retransmission time-out: then `check` tells the true deadline and idle costs nothing;
+//! - its output must not fail.
+
+use std::time::Duration;
+
+use kcp::{Error, Kcp};
+
+use super::drops::{Disconnect, Drop};
+use super::id::Conv;
+use super::time::Time;
+use super::transmit::Sink;
+use super::wire::segment::{self, Cmd, Datagram, Segments, distance};
+use crate::limits::{MTU, PROOF_STAMPS_MAX, RECEIVE_WINDOW, SEND_WINDOW, TIMESTAMP_AGE_MAX};
+
+/// KCP's interval while it waits, in ms: the largest it takes.
+const INTERVAL_IDLE_MS: u32 = 5000;
+/// KCP's interval while it hears a datagram, in ms, as in the original server.
+const INTERVAL_INPUT_MS: u32 = 10;
+/// Duplicate acknowledgements that trigger a retransmission, as in the original server.
+const FAST_RESEND: i32 = 2;
+
+/// What leaves the link when KCP writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Valve {
+    /// Everything.
+    Open,
+    /// Data, but no acknowledgement: the peer keeps repeating itself.
+    NoAcknowledgements,
+    /// Nothing.
+    Shut,
+}
+
+/// What a datagram told besides its data.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    /// It is not older than what was heard before: its `una` has not gone back.
+    pub fresh: bool,
+    /// It acknowledged something that was outstanding.
+    pub progress: bool,
+    /// It proved the peer's address, just now.
+    pub proved: bool,
+}
+
+/// One end of a KCP conversation.
+#[derive(Debug)]
+pub struct Link {
+    kcp: Kcp<Sink>,
+    sink: Sink,
+    /// KCP's clock at the origin of [`Time`], in ms.
+    clock_base: u32,
+    valve: Valve,
+    /// The next sequence number to be sent for the first time.
+    snd_nxt: u32,
+    /// The highest `una` the peer has sent.
+    peer_una: u32,
+    /// Time stamps that the peer may echo to prove its address; `None` once it has.
+    stamps: Option<Vec<u32>>,
+    /// Smoothed round trip, `None` before the first acknowledgement.
+    srtt: Option<Duration>,
+    /// Something is to be flushed: data, an acknowledgement, perhaps a retransmission.
+    wants_flush: bool,
+}
+
+impl Link {
+    /// A link whose peer must prove its address. `clock_base` should be unpredictable: it
+    /// is what the proof rests on.
+    pub fn new(conv: Conv, clock_base: u32, sink: Sink) -> Link {
+        let mut kcp = Kcp::new(conv.0, sink.clone());
+        kcp.set_nodelay(true, INTERVAL_IDLE_MS.cast_signed(), FAST_RESEND, true);
+        kcp.set_wndsize(SEND_WINDOW, RECEIVE_WINDOW);
+        kcp.set_mtu(MTU)
+            .expect("the MTU is over KCP's minimum of 50");
+        // Not KCP's 20 transmissions, but the session's own limits end a dead link.
+        kcp.set_maximum_resend_times(u32::MAX);
+        Link {
+            kcp,
+            sink,
+            clock_base,
+            valve: Valve::Open,
+            snd_nxt: 0,
+            peer_una: 0,
+            stamps: Some(Vec::new()),
+            srtt: None,
+            wants_flush: false,
+        }
+    }
+
+    /// A link that takes its peer's address for proved: the client's end.
+    pub fn trusting(conv: Conv, clock_base: u32, sink: Sink) -> Link {
+        Link {
+            stamps: None,
+            ..Link::new(conv, clock_base, sink)
+        }
+    }
+
+    // --- Getters --------------------------------------------------------------------------
+
+    /// The conversation.
+    pub fn conv(&self) -> Conv {
+        Conv(self.kcp.conv())
+    }
+
+    /// Whether the peer has proved that it receives at its address.
+    pub fn is_proved(&self) -> bool {
+        self.stamps.is_none()
+    }
+
+    /// The highest `una` the peer has sent: how many of our segments it has.
+    pub fn peer_una(&self) -> u32 {
+        self.peer_una
+    }
+
+    /// The next sequence number to be sent for the first time.
+    pub fn snd_nxt(&self) -> u32 {
+        self.snd_nxt
+    }
+
+    /// Segments that wait to be sent or acknowledged.
+    pub fn backlog(&self) -> usize {
+        self.kcp.wait_snd()
+    }
+
+    /// Smoothed round trip, `None` before the first acknowledgement.
+    pub fn srtt(&self) -> Option<Duration> {
+        self.srtt
+    }
+
+    /// Whether [`Link::flush`] has something to do.
+    pub fn wants_flush(&self) -> bool {
+        self.wants_flush
+    }
+
+    /// When KCP must be flushed though nothing happens, `None` while nothing is
+    /// outstanding.
+    pub fn next_flush(&self, now: Time) -> Option<Time> {
+        if self.kcp.wait_snd() == 0 || self.valve == Valve::Shut {
+            return None;
+        }
+        let wait_ms = self.kcp.check(self.clock(now));
+        Some(Time::from_millis(now.as_millis() + u64::from(wait_ms)))
+    }
+
+    // --- Commands -------------------------------------------------------------------------
+
+    /// Sets what may leave.
+    pub fn set_valve(&mut self, valve: Valve) {
+        self.valve = valve;
+    }
+
+    /// Queues one message, which must be under 127 segments.
+    pub fn send(&mut self, message: &[u8]) {
+        self.kcp
+            .send(message)
+            .expect("no message of ours is over 127 segments");
+        self.wants_flush = true;
+    }
+
+    /// Takes in a datagram of this conversation.
+    ///
+    /// # Errors
+    /// The reason for which it was dropped whole: the peer cannot honestly have sent it.
+    pub fn input(&mut self, now: Time, datagram: &mut Datagram<'_>) -> Result<Heard, Drop> {
+        let clock = self.clock(now);
+        let mut una = datagram.first().una;
+        let mut proved = false;
+        let mut asks = false;
+        let mut rtt = None;
+        for segment in datagram.segments() {
+            if distance(segment.una, self.snd_nxt) > 0 {
+                return Err(Drop::UnaAhead);
+            }
+            if distance(segment.una, una) > 0 {
+                una = segment.una;
+            }
+            match segment.cmd {
+                Cmd::Ack => {
+                    if distance(segment.sn, self.snd_nxt) >= 0 {
+                        return Err(Drop::UnaAhead);
+                    }
+                    let age = u64::try_from(distance(clock, segment.ts))
+                        .map(Duration::from_millis)
+                        .map_err(|_| Drop::EchoedTime)?;
+                    if age > TIMESTAMP_AGE_MAX {
+                        return Err(Drop::EchoedTime);
+                    }
+                    rtt = Some(age);
+                    proved |= self
+                        .stamps
+                        .as_ref()
+                        .is_some_and(|sent| sent.contains(&segment.ts));
+                }
+                Cmd::Push | Cmd::Wask => asks = true,
+                Cmd::Wins => {}
+            }
+        }
+
+        if proved {
+            self.stamps = None;
+        } else if self.stamps.is_some() {
+            // A peer that has proved nothing acknowledges nothing by `una`: if the ACK with
+            // the echo is lost, our answer must come again to be echoed again.
+            datagram.clear_una();
+        }
+        let fresh = distance(una, self.peer_una) >= 0;
+        if fresh {
+            self.peer_una = una;
+        }
+        if let Some(sample) = rtt {
+            self.srtt = Some(self.srtt.map_or(sample, |srtt| (srtt * 7 + sample) / 8));
+        }
+
+        let outstanding = self.kcp.wait_snd();
+        self.writing(|kcp| {
+            kcp.update(clock).expect("the sink never fails");
+            kcp.set_interval(INTERVAL_INPUT_MS);
+            let heard = kcp.input(datagram.bytes());
+            kcp.set_interval(INTERVAL_IDLE_MS);
+            debug_assert!(heard.is_ok(), "a checked datagram was refused: {heard:?}");
+        });
+        self.wants_flush |= asks || self.kcp.wait_snd() > 0;
+        Ok(Heard {
+            fresh,
+            progress: self.kcp.wait_snd() < outstanding,
+            proved,
+        })
+    }
+
+    /// Takes out the next message, into the front of `buffer`; `None` if none is whole.
+    ///
+    /// # Errors
+    /// [`Disconnect::MessageTooLarge`] if it does not fit; so does every later call.
+    pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Disconnect> {
+        match self.kcp.recv(buffer) {
+            Ok(len) => Ok(Some(len)),
+            Err(Error::UserBufTooSmall) => Err(Disconnect::MessageTooLarge),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Writes what is due to the sink: acknowledgements, data, retransmissions.
+    pub fn flush(&mut self, now: Time) {
+        let clock = self.clock(now);
+        self.writing(|kcp| {
+            kcp.update(clock).expect("the sink never fails");
+            kcp.flush().expect("the sink never fails");
+        });
+        self.wants_flush = false;
+    }
+
+    /// Asks the peer for a sign of life, past the valve: a window probe, which every KCP
+    /// answers and which acknowledges nothing.
+    pub fn probe(&mut self, now: Time) {
+        let mut datagram = Vec::with_capacity(segment::HEADER);
+        segment::write_bare(
+            &mut datagram,
+            self.kcp.conv(),
+            Cmd::Wask,
+            RECEIVE_WINDOW,
+            self.clock(now),
+        );
+        self.sink.push(&datagram);
+    }
+
+    // --- Inside ---------------------------------------------------------------------------
+
+    /// KCP's clock: milliseconds modulo 2^32, from the base.
+    fn clock(&self, now: Time) -> u32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "KCP's clock runs modulo 2^32"
+        )]
+        let ms = now.as_millis() as u32;
+        self.clock_base.wrapping_add(ms)
+    }
+
+    /// Lets KCP write, then reads from its headers what it does not tell, and applies the
+    /// valve.
+    fn writing(&mut self, write: impl FnOnce(&mut Kcp<Sink>)) {
+        let first = self.sink.len();
+        write(&mut self.kcp);
+        if self.sink.len() == first {
+            return;
+        }
+        let Link {
+            snd_nxt,
+            stamps,
+            valve,
+            sink,
+            ..
+        } = self;
+        sink.edit_from(first, |datagram| {
+            for segment in Segments::of_output(datagram) {
+                if segment.cmd != Cmd::Push {
+                    continue;
+                }
+                if distance(segment.sn, *snd_nxt) >= 0 {
+                    *snd_nxt = segment.sn.wrapping_add(1);
+                }
+                if let Some(stamps) = stamps {
+                    remember(stamps, segment.ts);
+                }
+            }
+            match valve {
+                Valve::Open => datagram.len(),
+                Valve::NoAcknowledgements => segment::strip_acknowledgements(datagram),
+                Valve::Shut => 0,
+            }
+        });
+    }
+}
+
+/// Keeps the newest [`PROOF_STAMPS_MAX`] different stamps.
+fn remember(stamps: &mut Vec<u32>, ts: u32) {
+    if stamps.last() == Some(&ts) {
+        return;
+    }
+    if stamps.len() == PROOF_STAMPS_MAX {
+        stamps.remove(0);
+    }
+    stamps.push(ts);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::transmit::Transmits;
+
+    /// Two ends of a conversation and what lies between them.
+    struct Pair {
+        server: Link,
+        client: Link,
+        now: Time,
+    }
+
+    impl Pair {
+        fn new() -> Pair {
+            let sink = || Sink::new("127.0.0.1:1".parse().unwrap());
+            Pair {
+                server: Link::new(Conv(0), u32::MAX - 5, sink()),
+                client: Link::trusting(Conv(0), 7, sink()),
+                now: Time::from_millis(1),
+            }
+        }
+
+        fn flushed(link: &mut Link, now: Time) -> Vec<Vec<u8>> {
+            link.flush(now);
+            let mut batch = Transmits::default();
+            link.sink.swap(&mut batch);
+            batch
+                .iter()
+                .map(|(_, datagram)| datagram.to_vec())
+                .collect()
+        }
+
+        fn up(&mut self) -> Vec<Heard> {
+            let datagrams = Pair::flushed(&mut self.client, self.now);
+            datagrams
+                .into_iter()
+                .map(|d| hear(&mut self.server, self.now, d).unwrap())
+                .collect()
+        }
+
+        fn down(&mut self) -> Vec<Heard> {
+            let datagrams = Pair::flushed(&mut self.server, self.now);
+            datagrams
+                .into_iter()
+                .map(|d| hear(&mut self.client, self.now, d).unwrap())
+                .collect()
+        }
+
+        fn pass(&mut self, ms: u64) {
+            self.now = self.now + Duration::from_millis(ms);
+        }
+    }
+
+    fn hear(link: &mut Link, now: Time, mut bytes: Vec<u8>) -> Result<Heard, Drop> {
+        link.input(now, &mut Datagram::parse(&mut bytes).unwrap())
+    }
+
+    fn received(link: &mut Link) -> Vec<Vec<u8>> {
+        let mut buffer = [0; 8192];
+        let mut all = Vec::new();
+        while let Some(len) = link.recv(&mut buffer).unwrap() {
+            all.push(buffer[..len].to_vec());
+        }
+        all
+    }
+
+    #[test]
+    fn messages_arrive_whole_and_the_echo_proves_the_address() {
+        let mut pair = Pair::new();
+        pair.client.send(b"connect");
+        pair.up();
+        assert_eq!(received(&mut pair.server), [b"connect"]);
+        assert!(!pair.server.is_proved());
+        let long = vec![9; 5000];
+        pair.server.send(b"ok");
+        pair.server.send(&long);
+        pair.pass(20);
+        pair.down();
+        assert_eq!(received(&mut pair.client), [b"ok".to_vec(), long]);
+        pair.pass(20);
+        let heard = pair.up();
+        assert!(heard.iter().any(|h| h.proved) && heard.iter().any(|h| h.progress));
+        assert!(pair.server.is_proved());
+        assert_eq!(pair.server.srtt(), Some(Duration::from_millis(20)));
+        assert_eq!(pair.server.backlog(), 0);
+        assert_eq!(
+            pair.server.next_flush(pair.now),
+            None,
+            "nothing outstanding, nothing to do"
+        );
+    }
+
+    #[test]
+    fn una_without_an_echo_proves_nothing_and_the_answer_comes_again() {
+        let mut pair = Pair::new();
+        pair.client.send(b"connect");
+        pair.up();
+        pair.server.send(b"ok");
+        pair.down();
+        // The ACK is lost; the next packet carries una 1.
+        let lost = Pair::flushed(&mut pair.client, pair.now);
+        assert!(!lost.is_empty());
+        pair.client.send(b"join");
+        let heard = pair.up();
+        assert!(heard[0].fresh && !heard[0].proved && !heard[0].progress);
+        assert_eq!((pair.server.peer_una(), pair.server.backlog()), (1, 1));
+        let again = pair
+            .server
+            .next_flush(pair.now)
+            .expect("the answer is outstanding");
+        pair.pass(again.since(pair.now).as_millis().try_into().unwrap());
+        pair.down();
+        assert!(pair.up().iter().any(|h| h.proved));
+    }
+
+    #[test]
+    fn acknowledgements_of_what_was_never_sent_are_dropped_whole() {
+        let mut pair = Pair::new();
+        pair.client.send(b"connect");
+        pair.up();
+        pair.server.send(b"ok");
+        Pair::flushed(&mut pair.server, pair.now);
+        let clock = pair.server.clock(pair.now);
+        let ack = |sn: u32, una: u32, ts: u32| {
+            let mut bytes = Vec::new();
+            segment::write_bare(&mut bytes, 0, Cmd::Ack, 32, ts);
+            bytes[12..16].copy_from_slice(&sn.to_le_bytes());
+            bytes[16..20].copy_from_slice(&una.to_le_bytes());
+            bytes
+        };
+        let now = pair.now;
+        let mut drop_of = |bytes| hear(&mut pair.server, now, bytes).map(|_| ()).unwrap_err();
+        assert_eq!(drop_of(ack(0, 2, clock)), Drop::UnaAhead);
+        assert_eq!(drop_of(ack(1, 0, clock)), Drop::UnaAhead);
+        assert_eq!(drop_of(ack(0, 1, clock.wrapping_add(1))), Drop::EchoedTime);
+        assert_eq!(
+            drop_of(ack(0, 1, clock.wrapping_sub(60_001))),
+            Drop::EchoedTime
+        );
+        // Ours, but never sent: accepted as an acknowledgement, yet it proves nothing.
+        assert!(
+            !hear(&mut pair.server, now, ack(0, 0, clock.wrapping_sub(1)))
+                .unwrap()
+                .proved
+        );
+        assert!(
+            hear(&mut pair.server, now, ack(0, 0, clock))
+                .unwrap()
+                .proved
+        );
+    }
+
+    #[test]
+    fn behind_a_shut_valve_nothing_leaves_but_probes() {
+        let mut pair = Pair::new();
+        pair.server.set_valve(Valve::Shut);
+        pair.server.send(b"frame");
+        assert!(Pair::flushed(&mut pair.server, pair.now).is_empty());
+        assert_eq!(pair.server.next_flush(pair.now), None);
+        pair.server.probe(pair.now);
+        let mut batch = Transmits::default();
+        pair.server.sink.swap(&mut batch);
+        let probe: Vec<_> = batch.iter().map(|(_, d)| d.to_vec()).collect();
+        hear(&mut pair.client, pair.now, probe[0].clone()).unwrap();
+        let answer = Pair::flushed(&mut pair.client, pair.now);
+        assert_eq!(
+            Segments::of_output(&answer[0]).next().unwrap().cmd,
+            Cmd::Wins
+        );
+        // Open again, the frame comes by retransmission.
+        pair.server.set_valve(Valve::Open);
+        pair.pass(300);
+        pair.down();
+        assert_eq!(received(&mut pair.client), [b"frame"]);
+    }
+
+    #[test]
+    fn a_muted_link_answers_without_acknowledging() {
+        let mut pair = Pair::new();
+        pair.server.set_valve(Valve::NoAcknowledgements);
+        pair.client.send(b"connect");
+        pair.up();
+        pair.server.send(b"ok");
+        pair.down();
+        assert_eq!(received(&mut pair.client), [b"ok"]);
+        assert_eq!(
+            pair.client.backlog(),
+            1,
+            "the client still repeats its Connect"
+        );
+        assert!(pair.up().iter().any(|h| h.proved));
+        pair.server.set_valve(Valve::Open);
+        pair.pass(300);
+        pair.up();
+        pair.down();
+        assert_eq!(pair.client.backlog(), 0);
+    }
+
+    #[test]
+    fn what_is_lost_comes_again_at_the_deadline_and_not_before() {
+        let mut pair = Pair::new();
+        pair.server.send(b"a");
+        assert_eq!(Pair::flushed(&mut pair.server, pair.now).len(), 1);
+        let due = pair.server.next_flush(pair.now).unwrap();
+        pair.now = due - Duration::from_millis(1);
+        assert!(Pair::flushed(&mut pair.server, pair.now).is_empty());
+        pair.now = due;
+        assert_eq!(Pair::flushed(&mut pair.server, pair.now).len(), 1);
+        assert!(pair.server.next_flush(pair.now).unwrap() > pair.now);
+    }
+}

@@ -1,0 +1,170 @@
+//! Frames as they stand in an S2C_FrameMsg.
+//!
+//! That message is one repeated field, so its body is encoded frames one after another,
+//! and any run of them is a body too:
+//!
+//! ```text
+//! 0a <length> 08 <frame id>  12 <length> <InputData>  12 <length> <InputData> ...
+//! 0a <length> 08 <frame id>  ...
+//! ```
+//!
+//! The server encodes each input once, when it arrives, and each frame once, when it is
+//! sealed. The client reads them back with [`decode_frames`].
+
+use prost::Message as _;
+use prost::encoding::{encode_varint, encoded_len_varint};
+
+use super::pb;
+use crate::engine::id::{FrameId, PlayerId, Seat};
+
+/// Tag of `S2C_FrameMsg.frames` (field 1, length-delimited).
+const FRAMES_TAG: u8 = 0x0a;
+/// Tag of `FrameData.frameID` (field 1, varint).
+const FRAME_ID_TAG: u8 = 0x08;
+/// Tag of `FrameData.input` (field 2, length-delimited).
+const INPUT_TAG: u8 = 0x12;
+
+/// Bytes that the frame around the inputs takes at the most: two tags, the length and the id.
+pub const FRAME_OVERHEAD_MAX: usize = 1 + 3 + 1 + 5;
+
+/// What a player did, as the client sent it. The server gives it no meaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Command {
+    /// The kind of the input, by the game's own numbering.
+    pub sid: i32,
+    /// First operand.
+    pub x: i32,
+    /// Second operand.
+    pub y: i32,
+}
+
+/// One input of a sealed frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameInput {
+    /// Whose input.
+    pub player: PlayerId,
+    /// `roomseatid`, counted from 1.
+    pub seat: i32,
+    /// What the player did.
+    pub command: Command,
+}
+
+/// One sealed frame, as a client sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Its number.
+    pub id: FrameId,
+    /// The inputs in the order of their arrival at the server.
+    pub inputs: Vec<FrameInput>,
+}
+
+/// Appends one input as a field of FrameData.
+pub fn encode_input(out: &mut Vec<u8>, player: PlayerId, seat: Seat, command: Command) {
+    let input = pb::InputData {
+        id: Some(player.0),
+        sid: Some(command.sid),
+        x: Some(command.x),
+        y: Some(command.y),
+        roomseatid: Some(seat.on_wire()),
+    };
+    out.push(INPUT_TAG);
+    encode_varint(input.encoded_len() as u64, out);
+    input.encode_raw(out);
+}
+
+/// Appends a frame whose inputs are already encoded, one after another.
+pub fn encode_frame(out: &mut Vec<u8>, id: FrameId, inputs: &[u8]) {
+    out.push(FRAMES_TAG);
+    encode_varint(
+        (1 + encoded_len_varint(u64::from(id)) + inputs.len()) as u64,
+        out,
+    );
+    out.push(FRAME_ID_TAG);
+    encode_varint(u64::from(id), out);
+    out.extend_from_slice(inputs);
+}
+
+/// Bytes of a frame without inputs.
+pub fn empty_frame_len(id: FrameId) -> usize {
+    // The length is under 128 and takes one byte.
+    1 + 1 + 1 + encoded_len_varint(u64::from(id))
+}
+
+/// Reads the body of an S2C_FrameMsg.
+///
+/// # Errors
+/// If the body is not that message.
+pub fn decode_frames(body: &[u8]) -> Result<Vec<Frame>, prost::DecodeError> {
+    let message = pb::S2cFrameMsg::decode(body)?;
+    Ok(message.frames.into_iter().map(Frame::from).collect())
+}
+
+impl From<pb::FrameData> for Frame {
+    fn from(frame: pb::FrameData) -> Frame {
+        Frame {
+            id: frame.frame_id(),
+            inputs: frame
+                .input
+                .iter()
+                .map(|input| FrameInput {
+                    player: PlayerId(input.id()),
+                    seat: input.roomseatid(),
+                    command: Command {
+                        sid: input.sid(),
+                        x: input.x(),
+                        y: input.y(),
+                    },
+                })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::INPUT_BYTES_MAX;
+
+    #[test]
+    fn frames_by_hand_are_what_prost_writes() {
+        let input = |id, sid| pb::InputData {
+            id: Some(id),
+            sid: Some(sid),
+            x: Some(-1),
+            y: Some(0),
+            roomseatid: Some(2),
+        };
+        for id in [0, 1, 127, 128, 5499, u32::MAX] {
+            let message = pb::S2cFrameMsg {
+                frames: vec![pb::FrameData {
+                    frame_id: Some(id),
+                    input: vec![input(7, 1), input(u64::MAX, i32::MIN)],
+                }],
+            };
+            let mut inputs = Vec::new();
+            for (player, sid) in [(7, 1), (u64::MAX, i32::MIN)] {
+                let command = Command { sid, x: -1, y: 0 };
+                encode_input(&mut inputs, PlayerId(player), Seat::from_index(1), command);
+            }
+            let mut frame = Vec::new();
+            encode_frame(&mut frame, id, &inputs);
+            assert_eq!(frame, message.encode_to_vec());
+
+            let mut empty = Vec::new();
+            encode_frame(&mut empty, id, &[]);
+            assert_eq!(empty.len(), empty_frame_len(id));
+        }
+    }
+
+    #[test]
+    fn the_largest_input_keeps_its_bound() {
+        let mut out = Vec::new();
+        let command = Command {
+            sid: -1,
+            x: -1,
+            y: -1,
+        };
+        encode_input(&mut out, PlayerId(u64::MAX), Seat::from_index(255), command);
+        assert!(out.len() <= INPUT_BYTES_MAX, "{} bytes", out.len());
+    }
+}

@@ -1,0 +1,348 @@
+//! Messages of v1 as typed values, in both directions.
+//!
+//! [`Uplink`] is what a client says and [`Downlink`] what the server says. Each encodes to
+//! and decodes from a packet, because the server and [`crate::client`] stand at opposite
+//! ends of both. `battleID` of the wire becomes a room here, and nowhere else.
+
+use prost::Message as _;
+
+use super::frame::Command;
+use super::packet::{self, Packet};
+use super::pb::{self, Id};
+use crate::engine::drops::Drop;
+use crate::engine::id::{Percent, PlayerId, RoomId};
+
+/// The server's answer to a Connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectCode {
+    /// Welcome.
+    Ok,
+    /// The player is no member of the room.
+    NoPlayer,
+    /// There is no such room.
+    NoRoom,
+    /// The room is over.
+    RoomState,
+    /// The token was refused.
+    Token,
+}
+
+impl From<ConnectCode> for pb::Errorcode {
+    fn from(code: ConnectCode) -> pb::Errorcode {
+        match code {
+            ConnectCode::Ok => pb::Errorcode::ErrOk,
+            ConnectCode::NoPlayer => pb::Errorcode::ErrNoPlayer,
+            ConnectCode::NoRoom => pb::Errorcode::ErrNoRoom,
+            ConnectCode::RoomState => pb::Errorcode::ErrRoomState,
+            ConnectCode::Token => pb::Errorcode::ErrToken,
+        }
+    }
+}
+
+impl From<pb::Errorcode> for ConnectCode {
+    fn from(code: pb::Errorcode) -> ConnectCode {
+        match code {
+            pb::Errorcode::ErrOk => ConnectCode::Ok,
+            pb::Errorcode::ErrNoPlayer => ConnectCode::NoPlayer,
+            pb::Errorcode::ErrNoRoom => ConnectCode::NoRoom,
+            pb::Errorcode::ErrRoomState => ConnectCode::RoomState,
+            pb::Errorcode::ErrToken => ConnectCode::Token,
+        }
+    }
+}
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uplink<'a> {
+    /// "I am this player, of this room."
+    Connect {
+        /// The player's account.
+        player: PlayerId,
+        /// `battleID` on the wire.
+        room: RoomId,
+        /// Whatever the game's backend handed out.
+        token: String,
+    },
+    /// "I am here."
+    Heartbeat,
+    /// "Who else is in the room?"
+    JoinRoom,
+    /// "So much of the game is loaded."
+    Progress(Percent),
+    /// "Start, or send me the frames."
+    Ready,
+    /// What the player did.
+    Input(Command),
+    /// "The match ended, and this player won."
+    Result {
+        /// The winner, by this client's account.
+        winner: u64,
+    },
+    /// "Send me this back."
+    Echo(&'a [u8]),
+}
+
+impl<'a> Uplink<'a> {
+    /// Reads a packet that came from a client.
+    ///
+    /// # Errors
+    /// [`Drop::UnknownMessage`] or [`Drop::MalformedBody`]; the stream goes on behind it.
+    pub fn decode(packet: Packet<'a>) -> Result<Uplink<'a>, Drop> {
+        let body = packet.body;
+        Ok(match Id::try_from(i32::from(packet.id)) {
+            Ok(Id::MsgConnect) => {
+                let message = decode::<pb::C2sConnectMsg>(body)?;
+                Uplink::Connect {
+                    player: PlayerId(message.player_id()),
+                    room: RoomId(message.battle_id()),
+                    token: message.token.unwrap_or_default(),
+                }
+            }
+            Ok(Id::MsgHeartbeat) => Uplink::Heartbeat,
+            Ok(Id::MsgJoinRoom) => Uplink::JoinRoom,
+            Ok(Id::MsgProgress) => {
+                let message = decode::<pb::C2sProgressMsg>(body)?;
+                Uplink::Progress(Percent::clamped(message.pro()))
+            }
+            Ok(Id::MsgReady) => Uplink::Ready,
+            Ok(Id::MsgInput) => {
+                let message = decode::<pb::C2sInputMsg>(body)?;
+                Uplink::Input(Command {
+                    sid: message.sid(),
+                    x: message.x(),
+                    y: message.y(),
+                })
+            }
+            Ok(Id::MsgResult) => Uplink::Result {
+                winner: decode::<pb::C2sResultMsg>(body)?.winner_id(),
+            },
+            Ok(Id::MsgEnd) => Uplink::Echo(body),
+            Ok(Id::MsgBegin | Id::MsgStart | Id::MsgFrame | Id::MsgClose) | Err(_) => {
+                return Err(Drop::UnknownMessage);
+            }
+        })
+    }
+
+    /// Appends the message as a packet.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Uplink::Connect {
+                player,
+                room,
+                token,
+            } => {
+                let message = pb::C2sConnectMsg {
+                    player_id: Some(player.0),
+                    battle_id: Some(room.0),
+                    token: Some(token.clone()),
+                };
+                write(out, Id::MsgConnect, &message);
+            }
+            Uplink::Heartbeat => write_empty(out, Id::MsgHeartbeat),
+            Uplink::JoinRoom => write_empty(out, Id::MsgJoinRoom),
+            Uplink::Progress(percent) => {
+                let message = pb::C2sProgressMsg {
+                    pro: Some(percent.on_wire()),
+                };
+                write(out, Id::MsgProgress, &message);
+            }
+            Uplink::Ready => write_empty(out, Id::MsgReady),
+            Uplink::Input(command) => {
+                let message = pb::C2sInputMsg {
+                    sid: Some(command.sid),
+                    x: Some(command.x),
+                    y: Some(command.y),
+                    frame_id: None,
+                };
+                write(out, Id::MsgInput, &message);
+            }
+            Uplink::Result { winner } => {
+                write(
+                    out,
+                    Id::MsgResult,
+                    &pb::C2sResultMsg {
+                        winner_id: Some(*winner),
+                    },
+                );
+            }
+            Uplink::Echo(body) => write_bytes(out, Id::MsgEnd, body),
+        }
+    }
+}
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Downlink<'a> {
+    /// The answer to a Connect.
+    Connect(ConnectCode),
+    /// The answer to a Heartbeat.
+    Heartbeat,
+    /// The answer to a JoinRoom.
+    JoinRoom {
+        /// Own seat, counted from 1.
+        seat: i32,
+        /// The other players and their progress, in the order of their seats.
+        others: Vec<(PlayerId, Percent)>,
+        /// The seed that everyone in the match gets.
+        seed: i32,
+    },
+    /// Another player's progress.
+    Progress {
+        /// Whose.
+        player: PlayerId,
+        /// How much is loaded.
+        percent: Percent,
+    },
+    /// The answer to a Ready.
+    Ready,
+    /// The match has started.
+    Start {
+        /// When, in Unix seconds.
+        unix_seconds: i64,
+    },
+    /// Frames: the body of an S2C_FrameMsg, for [`super::frame::decode_frames`].
+    Frames(&'a [u8]),
+    /// A result has arrived.
+    Result,
+    /// The room is over.
+    Close,
+    /// What was to be sent back.
+    Echo(&'a [u8]),
+}
+
+impl<'a> Downlink<'a> {
+    /// Appends the message as a packet.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Downlink::Connect(code) => {
+                let code = i32::from(pb::Errorcode::from(*code));
+                write(
+                    out,
+                    Id::MsgConnect,
+                    &pb::S2cConnectMsg {
+                        error_code: Some(code),
+                    },
+                );
+            }
+            Downlink::Heartbeat => write_empty(out, Id::MsgHeartbeat),
+            Downlink::JoinRoom { seat, others, seed } => {
+                let message = pb::S2cJoinRoomMsg {
+                    roomseatid: Some(*seat),
+                    others: others.iter().map(|(player, _)| player.0).collect(),
+                    pros: others
+                        .iter()
+                        .map(|(_, percent)| percent.on_wire())
+                        .collect(),
+                    random_seed: Some(*seed),
+                };
+                write(out, Id::MsgJoinRoom, &message);
+            }
+            Downlink::Progress { player, percent } => {
+                let message = pb::S2cProgressMsg {
+                    id: Some(player.0),
+                    pro: Some(percent.on_wire()),
+                };
+                write(out, Id::MsgProgress, &message);
+            }
+            Downlink::Ready => write_empty(out, Id::MsgReady),
+            Downlink::Start { unix_seconds } => {
+                write(
+                    out,
+                    Id::MsgStart,
+                    &pb::S2cStartMsg {
+                        time_stamp: Some(*unix_seconds),
+                    },
+                );
+            }
+            Downlink::Frames(body) => write_bytes(out, Id::MsgFrame, body),
+            Downlink::Result => write_empty(out, Id::MsgResult),
+            Downlink::Close => write_empty(out, Id::MsgClose),
+            Downlink::Echo(body) => write_bytes(out, Id::MsgEnd, body),
+        }
+    }
+
+    /// Reads a packet that came from a server.
+    ///
+    /// # Errors
+    /// [`Drop::UnknownMessage`] or [`Drop::MalformedBody`]; the stream goes on behind it.
+    pub fn decode(packet: Packet<'a>) -> Result<Downlink<'a>, Drop> {
+        let body = packet.body;
+        Ok(match Id::try_from(i32::from(packet.id)) {
+            Ok(Id::MsgConnect) => {
+                Downlink::Connect(decode::<pb::S2cConnectMsg>(body)?.error_code().into())
+            }
+            Ok(Id::MsgHeartbeat) => Downlink::Heartbeat,
+            Ok(Id::MsgJoinRoom) => {
+                let message = decode::<pb::S2cJoinRoomMsg>(body)?;
+                if message.others.len() != message.pros.len() {
+                    return Err(Drop::MalformedBody);
+                }
+                let players = message.others.iter().map(|id| PlayerId(*id));
+                let percents = message.pros.iter().map(|pro| Percent::clamped(*pro));
+                Downlink::JoinRoom {
+                    seat: message.roomseatid(),
+                    others: players.zip(percents).collect(),
+                    seed: message.random_seed(),
+                }
+            }
+            Ok(Id::MsgProgress) => {
+                let message = decode::<pb::S2cProgressMsg>(body)?;
+                Downlink::Progress {
+                    player: PlayerId(message.id()),
+                    percent: Percent::clamped(message.pro()),
+                }
+            }
+            Ok(Id::MsgReady) => Downlink::Ready,
+            Ok(Id::MsgStart) => Downlink::Start {
+                unix_seconds: decode::<pb::S2cStartMsg>(body)?.time_stamp(),
+            },
+            Ok(Id::MsgFrame) => Downlink::Frames(body),
+            Ok(Id::MsgResult) => Downlink::Result,
+            Ok(Id::MsgClose) => Downlink::Close,
+            Ok(Id::MsgEnd) => Downlink::Echo(body),
+            Ok(Id::MsgBegin | Id::MsgInput) | Err(_) => return Err(Drop::UnknownMessage),
+        })
+    }
+}
+
+/// Whether `data`, the first of a conversation, can begin one: with a Connect, a Heartbeat
+/// or an echo of legal length, of which perhaps not everything has arrived.
+pub fn may_begin_conversation(data: &[u8], body_max: usize) -> bool {
+    let Some(hi) = data.first() else { return false };
+    let lo = data.get(1).unwrap_or(&0);
+    let body_bytes = usize::from(u16::from_be_bytes([*hi, *lo]));
+    if body_bytes > body_max {
+        return false;
+    }
+    match data.get(2).map(|id| Id::try_from(i32::from(*id))) {
+        None | Some(Ok(Id::MsgConnect | Id::MsgEnd)) => true,
+        Some(Ok(Id::MsgHeartbeat)) => body_bytes == 0,
+        Some(_) => false,
+    }
+}
+
+/// Whether `data`, the first of a conversation, begins a Connect, as far as it has arrived.
+pub fn may_begin_connect(data: &[u8], body_max: usize) -> bool {
+    let id = data.get(2).map(|id| Id::try_from(i32::from(*id)));
+    may_begin_conversation(data, body_max) && matches!(id, None | Some(Ok(Id::MsgConnect)))
+}
+
+fn decode<M: prost::Message + Default>(body: &[u8]) -> Result<M, Drop> {
+    M::decode(body).map_err(|_| Drop::MalformedBody)
+}
+
+fn write(out: &mut Vec<u8>, id: Id, message: &impl prost::Message) {
+    packet::write(out, id_byte(id), |out| message.encode_raw(out));
+}
+
+fn write_empty(out: &mut Vec<u8>, id: Id) {
+    write_bytes(out, id, &[]);
+}
+
+fn write_bytes(out: &mut Vec<u8>, id: Id, body: &[u8]) {
+    packet::write(out, id_byte(id), |out| out.extend_from_slice(body));
+}
+
+fn id_byte(id: Id) -> u8 {
+    u8::try_from(i32::from(id)).expect("the ids of the contract fit a byte")
+}

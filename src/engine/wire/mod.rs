@@ -1,0 +1,16 @@
+//! The wire: views of bytes, and values that hold only what is legal.
+//!
+//! From the outside in: a datagram holds KCP segments ([`segment`]); the segments carry a
+//! stream of packets ([`packet`]); a packet holds a message ([`message`]); a frame message
+//! holds frames ([`frame`]). Nothing here keeps state of a session or a room.
+
+pub mod frame;
+pub mod message;
+pub mod packet;
+pub mod segment;
+
+/// The messages of `proto/message.proto` as prost generates them.
+pub mod pb {
+    #![allow(missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/pb.rs"));
+}

@@ -1,0 +1,173 @@
+//! The way of a side thread into the loop: commands through a bounded channel, each with a
+//! place for its answer.
+//!
+//! A [`Handle`] posts a [`Control`] and waits for the answer, never longer than its
+//! patience; the loop takes them from the [`Mailbox`] and carries them out between two
+//! datagrams. Neither end ever blocks the loop.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::engine::id::{MatchId, RoomId};
+use crate::engine::view::{CreateError, RoomSpec, RoomView, RoomsPage};
+use crate::io::metrics::Stats;
+use crate::limits::COMMANDS_WAITING_MAX;
+
+/// Time for which a side thread waits for the loop's answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One command, with where its answer goes.
+#[derive(Debug)]
+pub enum Control {
+    /// Create a room.
+    Create(RoomSpec, Answer<Result<RoomView, CreateError>>),
+    /// End a room's match; `None` if there is no such room.
+    Close(RoomId, Answer<Option<RoomView>>),
+    /// Show a room.
+    Room(RoomId, Answer<Option<RoomView>>),
+    /// Show a match, running or finished a while ago.
+    Match(MatchId, Answer<Option<RoomView>>),
+    /// Show at most `limit` rooms from `from` on.
+    Rooms {
+        /// 0, or [`RoomsPage::next`] of the part before.
+        from: usize,
+        /// How many at the most.
+        limit: usize,
+        /// Where the answer goes.
+        answer: Answer<RoomsPage>,
+    },
+    /// Show the counters.
+    Stats(Answer<Box<Stats>>),
+}
+
+/// Where one answer goes. An asker that has gone is no error.
+#[derive(Debug)]
+pub struct Answer<T>(SyncSender<T>);
+
+impl<T> Answer<T> {
+    /// Gives the answer.
+    pub fn give(self, answer: T) {
+        // The asker may have lost its patience.
+        let _ = self.0.try_send(answer);
+    }
+}
+
+/// Why the loop gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unavailable {
+    /// Too many commands wait already.
+    #[error("the server is overloaded: {COMMANDS_WAITING_MAX} commands wait already")]
+    Full,
+    /// No answer within the patience of a side thread.
+    #[error("the server did not answer within {} s", PATIENCE.as_secs())]
+    Late,
+    /// The loop has ended.
+    #[error("the server has stopped")]
+    Stopped,
+}
+
+/// A side thread's end.
+#[derive(Clone)]
+pub struct Handle {
+    sender: SyncSender<Control>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// The loop's end.
+#[derive(Debug)]
+pub struct Mailbox {
+    receiver: Receiver<Control>,
+}
+
+/// A channel whose sending end calls `wake` after each command.
+pub fn channel(wake: impl Fn() + Send + Sync + 'static) -> (Handle, Mailbox) {
+    let (sender, receiver) = mpsc::sync_channel(COMMANDS_WAITING_MAX);
+    (
+        Handle {
+            sender,
+            wake: Arc::new(wake),
+        },
+        Mailbox { receiver },
+    )
+}
+
+impl Mailbox {
+    /// The next command, if one waits.
+    pub fn take(&self) -> Option<Control> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+impl Handle {
+    /// Creates a room.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer; inside, why it refused.
+    pub fn create(&self, spec: RoomSpec) -> Result<Result<RoomView, CreateError>, Unavailable> {
+        self.ask(|answer| Control::Create(spec, answer))
+    }
+
+    /// Ends a room's match; `None` if there is no such room.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn close(&self, room: RoomId) -> Result<Option<RoomView>, Unavailable> {
+        self.ask(|answer| Control::Close(room, answer))
+    }
+
+    /// Shows a room.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn room(&self, room: RoomId) -> Result<Option<RoomView>, Unavailable> {
+        self.ask(|answer| Control::Room(room, answer))
+    }
+
+    /// Shows a match, running or finished a while ago.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn match_(&self, id: MatchId) -> Result<Option<RoomView>, Unavailable> {
+        self.ask(|answer| Control::Match(id, answer))
+    }
+
+    /// Shows at most `limit` rooms from `from` on.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn rooms(&self, from: usize, limit: usize) -> Result<RoomsPage, Unavailable> {
+        self.ask(|answer| Control::Rooms {
+            from,
+            limit,
+            answer,
+        })
+    }
+
+    /// Shows the counters.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn stats(&self) -> Result<Box<Stats>, Unavailable> {
+        self.ask(Control::Stats)
+    }
+
+    fn ask<T>(&self, control: impl FnOnce(Answer<T>) -> Control) -> Result<T, Unavailable> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.sender
+            .try_send(control(Answer(sender)))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => Unavailable::Full,
+                TrySendError::Disconnected(_) => Unavailable::Stopped,
+            })?;
+        (self.wake)();
+        receiver
+            .recv_timeout(PATIENCE)
+            .map_err(|error| match error {
+                RecvTimeoutError::Timeout => Unavailable::Late,
+                RecvTimeoutError::Disconnected => Unavailable::Stopped,
+            })
+    }
+}

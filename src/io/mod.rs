@@ -1,0 +1,4 @@
+//! Everything impure.
+
+pub mod control;
+pub mod metrics;

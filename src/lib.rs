@@ -1,0 +1,4 @@
+//! lockstep-server
+pub mod engine;
+pub mod io;
+pub mod limits;

@@ -1,0 +1,170 @@
+//! Every bound of the server in one place, each with its reason.
+//!
+//! What a user may set lives in [`crate::config`]; the ranges of those settings and
+//! everything that nobody needs to set live here. Relations between bounds are
+//! asserted at compile time at the end of the file.
+
+use std::time::Duration;
+
+// --- Wire ---------------------------------------------------------------------------------
+
+/// Bytes of an uplink packet's body that are accepted; more ends the session (the contract).
+pub const UPLINK_BODY_MAX: usize = 1024;
+
+/// Bytes of a downlink packet's body that its 16-bit length field can say.
+pub const DOWNLINK_BODY_MAX: usize = u16::MAX as usize;
+
+/// Bytes of a datagram that we send: KCP's MTU, as in the original server.
+pub const MTU: usize = 1400;
+
+/// Bytes of payload in one KCP segment: the MTU less KCP's header of 24.
+pub const SEGMENT_PAYLOAD_MAX: usize = MTU - 24;
+
+/// Bytes of a datagram that we read. Larger ones cannot come from a KCP of MTU 1400; 2 KiB
+/// leaves room for a peer with a larger MTU.
+pub const DATAGRAM_MAX: usize = 2048;
+
+/// Bytes of one KCP message that a peer may send (its fragments joined). Known clients send
+/// a packet or two per message; stream mode sends at most a segment.
+pub const UPLINK_MESSAGE_MAX: usize = 64 * 1024;
+
+/// Frames in one S2C_FrameMsg, as in the original server.
+pub const FRAMES_PER_MESSAGE_MAX: usize = 60;
+
+/// Inputs of one seat in one frame; what is over goes into the next frame.
+pub const INPUTS_PER_SEAT_AND_FRAME_MAX: usize = 64;
+
+/// Bytes of one frame as it is encoded; inputs that are over go into the next frame.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024;
+
+/// Inputs of one seat that wait for a later frame; what is over is dropped and counted.
+pub const INPUTS_WAITING_PER_SEAT_MAX: usize = 256;
+
+/// Bytes of one encoded input inside a frame at the most: five fields of one tag byte and a
+/// varint of up to ten bytes, and the tag and length of the message around them.
+pub const INPUT_BYTES_MAX: usize = 5 * 11 + 2;
+
+// --- KCP ----------------------------------------------------------------------------------
+
+/// Segments of receive window that we advertise and accept. Inputs are tiny, and a peer can
+/// pin window x MTU bytes: 5.8 MB at the original's 4096, 360 kB at 256 (measured).
+pub const RECEIVE_WINDOW: u16 = 256;
+
+/// Segments that may be in flight to a peer, if the window it advertises allows.
+pub const SEND_WINDOW: u16 = 256;
+
+/// Segments of frames that may wait inside KCP; the rest waits in the frame log.
+pub const FRAME_SEGMENTS_IN_KCP_MAX: usize = 64;
+
+/// Segments waiting inside KCP from which on answers that can be missed (heartbeats,
+/// echoes, progress) are left out.
+pub const DROPPABLE_BACKLOG_MAX: usize = 192;
+
+/// Segments waiting inside KCP from which on the session is ended: the peer asks and asks
+/// and acknowledges nothing.
+pub const BACKLOG_MAX: usize = 512;
+
+/// Age at which the echo of one of our time stamps counts no more: an older one would set
+/// the retransmission time-out to its maximum of 60 s.
+pub const TIMESTAMP_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Time stamps remembered for the proof of address. The first answer is retransmitted about
+/// six times in the first seconds; an echo of an older copy then proves nothing.
+pub const PROOF_STAMPS_MAX: usize = 16;
+
+// --- Sessions -----------------------------------------------------------------------------
+
+/// Silence of a peer after which it gets probes instead of data: retransmissions must not
+/// occupy the sequence numbers of a client that was restarted on its old address.
+pub const QUIET_AFTER: Duration = Duration::from_millis(500);
+
+/// Time between two probes of a quiet peer.
+pub const PROBE_EVERY: Duration = Duration::from_millis(500);
+
+/// Time between two probes of a quiet peer while data waits for it: its answer is what
+/// opens the way, so a lost one must not cost half a second.
+pub const PROBE_EVERY_WITH_DATA: Duration = Duration::from_millis(100);
+
+/// Life of a candidate session that has proved nothing (the contract).
+pub const CANDIDATE_LIFE: Duration = Duration::from_secs(1);
+
+/// Age under which a session ignores what looks like the restart of its client: copies of
+/// the first Connect still arrive then, and a client that has really been restarted
+/// repeats its Connect for longer.
+pub const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// Silence in play after which a seat counts as offline (as in the original).
+pub const OFFLINE_AFTER: Duration = Duration::from_secs(5);
+
+/// Time for which a room that is over stays, so that Close and late results arrive.
+pub const OVER_LINGER: Duration = Duration::from_secs(3);
+
+/// Time between two restarts of the frame stream by Ready on one seat.
+pub const RESTREAM_EVERY: Duration = Duration::from_secs(1);
+
+// --- Rooms --------------------------------------------------------------------------------
+
+/// Frames per second that a room may be asked for.
+pub const HZ_RANGE: std::ops::RangeInclusive<u32> = 1..=240;
+
+/// Frames between two broadcasts of a room in which nothing happens.
+pub const BROADCAST_EVERY_RANGE: std::ops::RangeInclusive<u32> = 1..=240;
+
+/// Frames that a match may last. The frame log of a match stays in memory: about
+/// 60 bytes for each frame with two inputs.
+pub const FRAMES_RANGE: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+
+/// Players in one room, as an upper bound of the setting.
+pub const PLAYERS_PER_ROOM_RANGE: std::ops::RangeInclusive<usize> = 1..=256;
+
+/// Lateness from which on a room does not catch up but takes a new epoch (suspend, restore).
+pub const LATE_MAX: Duration = Duration::from_secs(1);
+
+/// Frames that one room may seal in one call of the clock: what a room at the highest rate
+/// owes after the longest lateness that is caught up.
+pub const FRAMES_PER_TURN_MAX: u32 = 256;
+
+/// Timers that fire in one turn of the loop; the rest fires in the next one.
+pub const TIMERS_PER_TURN_MAX: usize = 4096;
+
+/// Finished matches whose results stay readable.
+pub const FINISHED_MATCHES_MAX: usize = 1024;
+
+/// Time for which the result of a finished match stays readable.
+pub const FINISHED_MATCH_LIFE: Duration = Duration::from_secs(600);
+
+// --- Shell --------------------------------------------------------------------------------
+
+/// Datagrams read in one turn of the loop before outputs are drained.
+pub const DATAGRAMS_PER_TURN_MAX: usize = 512;
+
+/// Commands of side threads carried out in one turn of the loop.
+pub const COMMANDS_PER_TURN_MAX: usize = 64;
+
+/// Commands of side threads that may wait for the loop; one more is answered with 503.
+pub const COMMANDS_WAITING_MAX: usize = 1024;
+
+/// Events kept for the shell if it does not drain them; the oldest goes first.
+pub const EVENTS_WAITING_MAX: usize = 65_536;
+
+/// Bytes asked of the system for each direction of the UDP socket.
+pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Time for which a server that was asked to stop still flushes its last messages.
+pub const SHUTDOWN_FLUSH: Duration = Duration::from_millis(1500);
+
+// A frame in a message of its own must fit the length field.
+const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
+// An uplink packet must fit a message.
+const _: () = assert!(UPLINK_BODY_MAX + 3 <= UPLINK_MESSAGE_MAX);
+// The smallest bounds of the backlog come first.
+const _: () = assert!(FRAME_SEGMENTS_IN_KCP_MAX < DROPPABLE_BACKLOG_MAX);
+const _: () = assert!(DROPPABLE_BACKLOG_MAX < BACKLOG_MAX);
+// A full window of frames must fit the send window.
+const _: () = assert!(FRAME_SEGMENTS_IN_KCP_MAX <= SEND_WINDOW as usize);
+// KCP raises a receive window under 128 to 128.
+const _: () = assert!(RECEIVE_WINDOW >= 128);
+// A frame has room for one input of each bound.
+const _: () = assert!(INPUT_BYTES_MAX < FRAME_BYTES_MAX);
+// What a room owes after the longest lateness is sealed in one turn.
+const _: () = assert!(*HZ_RANGE.end() as u64 * LATE_MAX.as_secs() <= FRAMES_PER_TURN_MAX as u64);

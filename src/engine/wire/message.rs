@@ -4,8 +4,6 @@
 //! and decodes from a packet, because the server and [`crate::client`] stand at opposite
 //! ends of both. `battleID` of the wire becomes a room here, and nowhere else.
 
-use prost::Message as _;
-
 use super::frame::Command;
 use super::packet::{self, Packet};
 use super::pb::{self, Id};

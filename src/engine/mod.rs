@@ -8,4 +8,5 @@ pub mod link;
 pub mod time;
 pub mod transmit;
 pub mod view;
+pub mod wheel;
 pub mod wire;

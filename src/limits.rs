@@ -78,12 +78,16 @@ pub const PROOF_STAMPS_MAX: usize = 16;
 /// occupy the sequence numbers of a client that was restarted on its old address.
 pub const QUIET_AFTER: Duration = Duration::from_millis(500);
 
-/// Time between two probes of a quiet peer.
-pub const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Time between two probes of a quiet peer for which data waits: its answer is what opens
+/// the way, so a lost one must not cost much.
+pub const PROBE_EVERY_FAST: Duration = Duration::from_millis(100);
 
-/// Time between two probes of a quiet peer while data waits for it: its answer is what
-/// opens the way, so a lost one must not cost half a second.
-pub const PROBE_EVERY_WITH_DATA: Duration = Duration::from_millis(100);
+/// The same once the peer counts as offline.
+pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
+
+/// Time between two probes of a quiet peer for which nothing waits: they only tell a silent
+/// but living client (loading, or ready and waiting, without heartbeats) from a dead one.
+pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 
 /// Life of a candidate session that has proved nothing (the contract).
 pub const CANDIDATE_LIFE: Duration = Duration::from_secs(1);

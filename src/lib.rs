@@ -1,4 +1,5 @@
 //! lockstep-server
+pub mod client;
 pub mod engine;
 pub mod io;
 pub mod limits;

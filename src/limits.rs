@@ -157,6 +157,12 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Time for which a server that was asked to stop still flushes its last messages.
 pub const SHUTDOWN_FLUSH: Duration = Duration::from_millis(1500);
 
+// --- Client -------------------------------------------------------------------------------
+
+/// Events of a client that wait for its driver, give or take one message; while there are as
+/// many, it reads no more, and KCP's window holds the server back.
+pub const CLIENT_EVENTS_MAX: usize = 1024;
+
 // A frame in a message of its own must fit the length field.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
 // An uplink packet must fit a message.

@@ -25,6 +25,12 @@ impl Time {
         Time(ms * 1000)
     }
 
+    /// The moment `elapsed` after the origin, in whole microseconds: what a driver makes of
+    /// `Instant::elapsed`.
+    pub fn since_origin(elapsed: Duration) -> Time {
+        Time::ZERO + elapsed
+    }
+
     /// Microseconds since the origin.
     pub const fn as_micros(self) -> u64 {
         self.0

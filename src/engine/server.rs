@@ -598,7 +598,7 @@ impl Server {
             return self.end(now, key, reason);
         }
         let owed = self.is_owed(key);
-        let probed = self.sessions[key].flush(now, owed);
+        let probed = self.sessions[key].flush(now, self.config.idle_timeout, owed);
         self.counters.probes += u64::from(probed);
         self.arm_session(now, key);
     }

@@ -200,7 +200,7 @@ impl Session {
             sooner(self.heard_at + OFFLINE_AFTER);
         }
         if self.may_probe() {
-            sooner(self.next_probe(now, owed));
+            sooner(self.next_probe(now, idle_timeout, owed));
         }
         if self.valve(now) != Valve::Shut {
             self.link.next_flush(now).into_iter().for_each(sooner);
@@ -258,7 +258,7 @@ impl Session {
 
     /// Lets leave what is due. `owed` says that the room has more for it. Returns whether
     /// a probe was sent.
-    pub(super) fn flush(&mut self, now: Time, owed: bool) -> bool {
+    pub(super) fn flush(&mut self, now: Time, idle_timeout: Duration, owed: bool) -> bool {
         let valve = self.valve(now);
         self.link.set_valve(valve);
         if valve != Valve::Shut {
@@ -267,7 +267,7 @@ impl Session {
                 self.link.flush(now);
             }
         }
-        let probe = self.may_probe() && self.next_probe(now, owed) <= now;
+        let probe = self.may_probe() && self.next_probe(now, idle_timeout, owed) <= now;
         if probe {
             self.probed_at = Some(now);
             self.link.probe(now);
@@ -287,10 +287,10 @@ impl Session {
             )
     }
 
-    fn next_probe(&self, now: Time, owed: bool) -> Time {
+    fn next_probe(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
         let quiet_at = self.heard_at + QUIET_AFTER;
         let every = if self.link.backlog() == 0 && !owed {
-            PROBE_EVERY_IDLE
+            PROBE_EVERY_IDLE.min(idle_timeout / 4)
         } else if now.since(self.heard_at) < OFFLINE_AFTER {
             PROBE_EVERY_FAST
         } else {

@@ -4,8 +4,8 @@
 //! so tests need no process. (One exception: a host's name in an address is looked up.)
 //! Each setting is one `Setting` below; its flag, its environment variable, its line of
 //! the help and its errors all come from there. Ranges live in [`crate::limits`], defaults
-//! of the engine in [`crate::engine::config::Config`]. The first thing that is wrong is the error,
-//! and every error is one line that says what would be right.
+//! of the engine in [`crate::engine::config::Config`]. The first thing that is wrong is the
+//! error, and every error is one line that says what would be right.
 //!
 //! clap splits the arguments and lays out the help. Values are judged here, because its
 //! errors take several lines and do not know which variable a value came from.

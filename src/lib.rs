@@ -1,5 +1,6 @@
 //! lockstep-server
 pub mod client;
+pub mod config;
 pub mod engine;
 pub mod io;
 pub mod limits;

@@ -4,6 +4,7 @@
 //! everything that nobody needs to set live here. Relations between bounds are
 //! asserted at compile time at the end of the file.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 // --- Wire ---------------------------------------------------------------------------------
@@ -78,12 +79,16 @@ pub const PROOF_STAMPS_MAX: usize = 16;
 /// occupy the sequence numbers of a client that was restarted on its old address.
 pub const QUIET_AFTER: Duration = Duration::from_millis(500);
 
-/// Time between two probes of a quiet peer.
-pub const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Time between two probes of a quiet peer for which data waits: its answer is what opens
+/// the way, so a lost one must not cost much.
+pub const PROBE_EVERY_FAST: Duration = Duration::from_millis(100);
 
-/// Time between two probes of a quiet peer while data waits for it: its answer is what
-/// opens the way, so a lost one must not cost half a second.
-pub const PROBE_EVERY_WITH_DATA: Duration = Duration::from_millis(100);
+/// The same once the peer counts as offline.
+pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
+
+/// Time between two probes of a quiet peer for which nothing waits: they only tell a silent
+/// but living client (loading, or ready and waiting, without heartbeats) from a dead one.
+pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 
 /// Life of a candidate session that has proved nothing (the contract).
 pub const CANDIDATE_LIFE: Duration = Duration::from_secs(1);
@@ -105,24 +110,21 @@ pub const RESTREAM_EVERY: Duration = Duration::from_secs(1);
 // --- Rooms --------------------------------------------------------------------------------
 
 /// Frames per second that a room may be asked for.
-pub const HZ_RANGE: std::ops::RangeInclusive<u32> = 1..=240;
+pub const HZ_RANGE: RangeInclusive<u32> = 1..=240;
 
 /// Frames between two broadcasts of a room in which nothing happens.
-pub const BROADCAST_EVERY_RANGE: std::ops::RangeInclusive<u32> = 1..=240;
+pub const BROADCAST_EVERY_RANGE: RangeInclusive<u32> = 1..=240;
 
 /// Frames that a match may last. The frame log of a match stays in memory: about
 /// 60 bytes for each frame with two inputs.
-pub const FRAMES_RANGE: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+pub const FRAMES_RANGE: RangeInclusive<u32> = 1..=1_000_000;
 
 /// Players in one room, as an upper bound of the setting.
-pub const PLAYERS_PER_ROOM_RANGE: std::ops::RangeInclusive<usize> = 1..=256;
+pub const PLAYERS_PER_ROOM_RANGE: RangeInclusive<usize> = 1..=256;
 
 /// Lateness from which on a room does not catch up but takes a new epoch (suspend, restore).
+/// It bounds how many frames a room seals in one call: those of one second.
 pub const LATE_MAX: Duration = Duration::from_secs(1);
-
-/// Frames that one room may seal in one call of the clock: what a room at the highest rate
-/// owes after the longest lateness that is caught up.
-pub const FRAMES_PER_TURN_MAX: u32 = 256;
 
 /// Timers that fire in one turn of the loop; the rest fires in the next one.
 pub const TIMERS_PER_TURN_MAX: usize = 4096;
@@ -132,6 +134,38 @@ pub const FINISHED_MATCHES_MAX: usize = 1024;
 
 /// Time for which the result of a finished match stays readable.
 pub const FINISHED_MATCH_LIFE: Duration = Duration::from_secs(600);
+
+// --- Settings -----------------------------------------------------------------------------
+//
+// Ranges of settings that have none above. Each time limit counts on its own, and the first
+// that is reached acts. One relation between two settings is checked, in `config`: a room
+// must outlive its wait for absent members.
+
+/// Time that a match waits for absent members. Under a tenth of a second nobody but the
+/// first could be in time; an hour is longer than any lobby.
+pub const READY_TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// Age at which a room is over. A day: what runs longer was forgotten.
+pub const ROOM_TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// Time for which a match without any seat online runs on; 0 ends it at once, as the
+/// original does.
+pub const RECONNECT_GRACE_RANGE: RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(3600);
+
+/// Silence after which a session ends. It may be shorter than [`OFFLINE_AFTER`]: the end of
+/// its session also takes a seat offline. But a quiet peer must have got a probe before.
+pub const IDLE_TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
+
+/// Rooms at once, as an upper bound of the setting: more digits than that are a slip.
+pub const ROOMS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
+
+/// Sessions at once, as an upper bound of the setting: at under 8 kB for an idle one, a
+/// million is the memory of a large machine.
+pub const SESSIONS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
 
 // --- Shell --------------------------------------------------------------------------------
 
@@ -172,5 +206,8 @@ const _: () = assert!(FRAME_SEGMENTS_IN_KCP_MAX <= SEND_WINDOW as usize);
 const _: () = assert!(RECEIVE_WINDOW >= 128);
 // A frame has room for one input of each bound.
 const _: () = assert!(INPUT_BYTES_MAX < FRAME_BYTES_MAX);
-// What a room owes after the longest lateness is sealed in one turn.
-const _: () = assert!(*HZ_RANGE.end() as u64 * LATE_MAX.as_secs() <= FRAMES_PER_TURN_MAX as u64);
+// A session that ends of silence was probed before.
+const _: () = assert!(
+    QUIET_AFTER.as_millis() + IDLE_TIMEOUT_RANGE.start().as_millis() / 4
+        < IDLE_TIMEOUT_RANGE.start().as_millis()
+);

@@ -39,6 +39,11 @@ impl Transmits {
         self.ends.is_empty()
     }
 
+    /// Bytes of all datagrams.
+    pub fn byte_count(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -1,0 +1,1069 @@
+//! The settings: the command line and the environment, parsed once into typed values.
+//!
+//! [`parse`] gets both from outside and touches neither the process nor its environment,
+//! so tests need no process. (One exception: a host's name in an address is looked up.)
+//! Each setting is one `Setting` below; its flag, its environment variable, its line of
+//! the help and its errors all come from there. Ranges live in [`crate::limits`], defaults
+//! of the engine in [`crate::engine::config::Config`]. The first thing that is wrong is the error,
+//! and every error is one line that says what would be right.
+//!
+//! clap splits the arguments and lays out the help. Values are judged here, because its
+//! errors take several lines and do not know which variable a value came from.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Arg, ArgMatches, Command, value_parser};
+use log::LevelFilter;
+use thiserror::Error;
+
+use crate::engine;
+use crate::limits;
+
+/// Everything that a user may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where players connect.
+    pub udp: Listen,
+    /// Where the HTTP side listens.
+    pub web: Listen,
+    /// What is logged: a filter that env_logger takes.
+    pub log: String,
+    /// The rules of matches and the limits.
+    pub engine: engine::config::Config,
+}
+
+/// Where to listen. Port 0 lets the system choose one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// On every interface, over IPv6 and IPv4 where the system has both.
+    Every {
+        /// The port.
+        port: u16,
+    },
+    /// On this address alone.
+    At(SocketAddr),
+}
+
+impl Listen {
+    /// The port.
+    pub fn port(self) -> u16 {
+        match self {
+            Listen::Every { port } => port,
+            Listen::At(address) => address.port(),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Every { port } => write!(f, ":{port}"),
+            Listen::At(address) => address.fmt(f),
+        }
+    }
+}
+
+/// What the arguments ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// To run with these settings.
+    Run(Box<Settings>),
+    /// To print this text (help, version) and exit with 0.
+    Say(String),
+}
+
+/// A setting that is wrong. Its text is one line, without the program's name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// A value that its setting does not take.
+    #[error("{setting}: {value:?} is not {right}")]
+    Value {
+        /// The flag, or the environment variable if that is where the value came from.
+        setting: String,
+        /// The value as given.
+        value: String,
+        /// What would be right.
+        right: String,
+    },
+    /// A flag at the end of the line, with nothing behind it.
+    #[error("{flag}: a value is missing, {right}")]
+    Missing {
+        /// The flag.
+        flag: String,
+        /// What would be right.
+        right: String,
+    },
+    /// A flag that does not exist.
+    #[error("{flag:?} is no setting{hint}")]
+    Unknown {
+        /// The flag as given.
+        flag: String,
+        /// Which one may have been meant.
+        hint: String,
+    },
+    /// Anything else that clap refuses.
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// Reads `args`, the program's name first as in [`std::env::args_os`], and for settings that
+/// they leave out the environment through `env`, as in [`std::env::var_os`].
+///
+/// An argument wins over the environment, the last of two equal flags wins, and a variable
+/// that is set to nothing counts as not set.
+///
+/// # Errors
+///
+/// The first setting that is wrong, or the first argument that is no setting.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Parsed, ConfigError> {
+    let args = args
+        .into_iter()
+        .enumerate()
+        .map(|(i, arg)| if i == 0 { arg } else { dashed(arg) });
+    match command().try_get_matches_from(args) {
+        Ok(matches) => {
+            let settings = settings(&Source { matches, env })?;
+            Ok(Parsed::Run(Box::new(settings)))
+        }
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Parsed::Say(error.to_string()))
+            }
+            _ => Err(usage_error(&error)),
+        },
+    }
+}
+
+/// Every setting by name, typed and checked.
+fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
+    let ready_timeout = source.given(&READY_TIMEOUT)?;
+    let room_timeout = source.given(&ROOM_TIMEOUT)?;
+    let settings = Settings {
+        udp: source.given(&UDP)?.listen()?,
+        web: source.given(&WEB)?.listen()?,
+        log: source.given(&LOG)?.filter()?,
+        engine: engine::config::Config {
+            hz: source.given(&HZ)?.count()?,
+            broadcast_every: source.given(&BROADCAST_EVERY)?.count()?,
+            ready_timeout: ready_timeout.seconds()?,
+            max_frames: source.given(&MAX_FRAMES)?.count()?,
+            room_timeout: room_timeout.seconds()?,
+            reconnect_grace: source.given(&RECONNECT_GRACE)?.seconds()?,
+            idle_timeout: source.given(&IDLE_TIMEOUT)?.seconds()?,
+            max_rooms: source.given(&MAX_ROOMS)?.count()?,
+            max_sessions: source.given(&MAX_SESSIONS)?.count()?,
+            max_players_per_room: source.given(&MAX_PLAYERS_PER_ROOM)?.count()?,
+        },
+    };
+    if settings.engine.room_timeout <= settings.engine.ready_timeout {
+        return Err(room_ends_while_it_waits(&room_timeout, &ready_timeout));
+    }
+    Ok(settings)
+}
+
+/// The one relation between settings: a room that is over before the wait for absent members
+/// ends would never play without them. The setting that the user gave is the one named.
+fn room_ends_while_it_waits(room: &Given, ready: &Given) -> ConfigError {
+    if room.origin == Origin::Default {
+        ready.wrong(format!("less than {} ({})", room.name(), room.text))
+    } else {
+        room.wrong(format!("more than {} ({})", ready.name(), ready.text))
+    }
+}
+
+// --- The settings -------------------------------------------------------------------------
+
+/// One setting: all that its flag, variable, help and errors are made of.
+struct Setting {
+    /// The flag without its dashes. The variable follows from it.
+    name: &'static str,
+    /// The part of the help that it stands in.
+    heading: &'static str,
+    default: &'static str,
+    kind: Kind,
+    help: &'static str,
+}
+
+/// What a setting takes.
+enum Kind {
+    Address {
+        bare: Bare,
+    },
+    Count {
+        unit: &'static str,
+        range: RangeInclusive<u32>,
+    },
+    Seconds {
+        range: RangeInclusive<Duration>,
+    },
+    Filter,
+}
+
+/// What a port without an address stands for.
+#[derive(Clone, Copy)]
+enum Bare {
+    Every,
+    Loopback,
+}
+
+const NETWORK: &str = "Network";
+const MATCH: &str = "Match";
+const LIMITS: &str = "Limits";
+const LOGGING: &str = "Logging";
+
+static UDP: Setting = Setting {
+    name: "udp",
+    heading: NETWORK,
+    default: ":10086",
+    kind: Kind::Address { bare: Bare::Every },
+    help: "Where players connect: KCP over UDP. A bare port is that port of every interface",
+};
+
+static WEB: Setting = Setting {
+    name: "web",
+    heading: NETWORK,
+    default: "127.0.0.1:10002",
+    kind: Kind::Address {
+        bare: Bare::Loopback,
+    },
+    help: "Where rooms are created and watched: HTTP, for people you trust. A bare port is \
+           that port of this machine alone",
+};
+
+static HZ: Setting = Setting {
+    name: "hz",
+    heading: MATCH,
+    default: "30",
+    kind: Kind::Count {
+        unit: "frames a second",
+        range: limits::HZ_RANGE,
+    },
+    help: "Frames a second of a room that does not ask for others",
+};
+
+static BROADCAST_EVERY: Setting = Setting {
+    name: "broadcast-every",
+    heading: MATCH,
+    default: "3",
+    kind: Kind::Count {
+        unit: "frames",
+        range: limits::BROADCAST_EVERY_RANGE,
+    },
+    help: "Frames from one broadcast to the next while nobody does anything; inputs go out \
+           with their frame",
+};
+
+static READY_TIMEOUT: Setting = Setting {
+    name: "ready-timeout",
+    heading: MATCH,
+    default: "20",
+    kind: Kind::Seconds {
+        range: limits::READY_TIMEOUT_RANGE,
+    },
+    help: "Time from the first member in the room to a start without the others; \
+           less than --room-timeout",
+};
+
+static MAX_FRAMES: Setting = Setting {
+    name: "max-frames",
+    heading: MATCH,
+    default: "5500",
+    kind: Kind::Count {
+        unit: "frames",
+        range: limits::FRAMES_RANGE,
+    },
+    help: "Frames after which a match is over",
+};
+
+static ROOM_TIMEOUT: Setting = Setting {
+    name: "room-timeout",
+    heading: MATCH,
+    default: "300",
+    kind: Kind::Seconds {
+        range: limits::ROOM_TIMEOUT_RANGE,
+    },
+    help: "Age at which a room is over, whatever goes on in it",
+};
+
+static RECONNECT_GRACE: Setting = Setting {
+    name: "reconnect-grace",
+    heading: MATCH,
+    default: "60",
+    kind: Kind::Seconds {
+        range: limits::RECONNECT_GRACE_RANGE,
+    },
+    help: "Time for which a match runs on after all its players went offline",
+};
+
+static IDLE_TIMEOUT: Setting = Setting {
+    name: "idle-timeout",
+    heading: MATCH,
+    default: "15",
+    kind: Kind::Seconds {
+        range: limits::IDLE_TIMEOUT_RANGE,
+    },
+    help: "Silence after which a client's session ends",
+};
+
+static MAX_ROOMS: Setting = Setting {
+    name: "max-rooms",
+    heading: LIMITS,
+    default: "100000",
+    kind: Kind::Count {
+        unit: "rooms",
+        range: as_u32(limits::ROOMS_RANGE),
+    },
+    help: "Rooms at once; one more is refused",
+};
+
+static MAX_SESSIONS: Setting = Setting {
+    name: "max-sessions",
+    heading: LIMITS,
+    default: "20000",
+    kind: Kind::Count {
+        unit: "sessions",
+        range: as_u32(limits::SESSIONS_RANGE),
+    },
+    help: "Clients at once; one more gets no answer",
+};
+
+static MAX_PLAYERS_PER_ROOM: Setting = Setting {
+    name: "max-players-per-room",
+    heading: LIMITS,
+    default: "64",
+    kind: Kind::Count {
+        unit: "players",
+        range: as_u32(limits::PLAYERS_PER_ROOM_RANGE),
+    },
+    help: "Members that a room may be created with",
+};
+
+static LOG: Setting = Setting {
+    name: "log",
+    heading: LOGGING,
+    default: "info",
+    kind: Kind::Filter,
+    help: "What is logged: off, error, warn, info, debug or trace, for all or for some \
+           modules, as in \"warn,lockstep_server::io=debug\"",
+};
+
+/// All of them, in the order of the help.
+static ALL: [&Setting; 13] = [
+    &UDP,
+    &WEB,
+    &HZ,
+    &BROADCAST_EVERY,
+    &READY_TIMEOUT,
+    &MAX_FRAMES,
+    &ROOM_TIMEOUT,
+    &RECONNECT_GRACE,
+    &IDLE_TIMEOUT,
+    &MAX_ROOMS,
+    &MAX_SESSIONS,
+    &MAX_PLAYERS_PER_ROOM,
+    &LOG,
+];
+
+/// A range of counts in the one type that settings use. Evaluated by the compiler, which
+/// refuses a range that does not fit.
+const fn as_u32(range: RangeInclusive<usize>) -> RangeInclusive<u32> {
+    assert!(*range.end() <= u32::MAX as usize);
+    // `try_from` is not for constants; the line above says why nothing is lost.
+    #[allow(clippy::cast_possible_truncation)]
+    let (start, end) = (*range.start() as u32, *range.end() as u32);
+    start..=end
+}
+
+impl Setting {
+    fn flag(&self) -> String {
+        format!("--{}", self.name)
+    }
+
+    fn variable(&self) -> String {
+        format!("LOCKSTEP_{}", self.name.replace('-', "_").to_uppercase())
+    }
+
+    /// What would be right, for errors.
+    fn right(&self) -> String {
+        match &self.kind {
+            Kind::Address { .. } => {
+                let port = self.default.rsplit(':').next().unwrap_or(self.default);
+                format!("an address such as {port}, :{port}, 127.0.0.1:{port} or [::1]:{port}")
+            }
+            Kind::Count { range, .. } => {
+                format!("a number from {} to {}", range.start(), range.end())
+            }
+            Kind::Seconds { range } => {
+                let (start, end) = (range.start().as_secs_f64(), range.end().as_secs_f64());
+                format!("a number of seconds from {start} to {end}")
+            }
+            Kind::Filter => "a filter such as info or warn,lockstep_server::io=debug".to_string(),
+        }
+    }
+
+    fn arg(&self) -> Arg {
+        let (value_name, takes) = match &self.kind {
+            Kind::Address { .. } => ("ADDRESS", String::new()),
+            Kind::Count { unit, range } => (
+                "N",
+                format!("{} to {} {unit}; ", range.start(), range.end()),
+            ),
+            Kind::Seconds { range } => {
+                let (start, end) = (range.start().as_secs_f64(), range.end().as_secs_f64());
+                ("SECONDS", format!("{start} to {end} seconds; "))
+            }
+            Kind::Filter => ("FILTER", String::new()),
+        };
+        let (help, default, variable) = (self.help, self.default, self.variable());
+        Arg::new(self.name)
+            .long(self.name)
+            .help_heading(self.heading)
+            .value_name(value_name)
+            .value_parser(value_parser!(OsString))
+            // So that "-5" is a value out of range, and not an unknown flag.
+            .allow_negative_numbers(true)
+            .help(format!("{help}\n[{takes}default {default}; {variable}]"))
+    }
+}
+
+// --- The command line ---------------------------------------------------------------------
+
+fn command() -> Command {
+    Command::new("lockstep-server")
+        .bin_name("lockstep-server")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A lockstep (frame sync) game server: KCP for players, HTTP for rooms")
+        .after_help(
+            "An ADDRESS is PORT, :PORT (every interface), HOST:PORT or [IPV6]:PORT. SECONDS may \
+             have a fraction. Each setting is also read from the environment, from the variable \
+             named last; a flag wins. One dash will do: -web=10002.",
+        )
+        .args_override_self(true)
+        .args(ALL.iter().map(|setting| setting.arg()))
+}
+
+/// The argument with a second dash if it is a flag with one, as Go's programs have them:
+/// `-web` and `-web=10002`. Short flags (`-h`) and negative numbers stay.
+///
+/// Unknown names get their dash too, or clap would take `-hzz` for `-h`.
+fn dashed(arg: OsString) -> OsString {
+    let bytes = arg.as_encoded_bytes();
+    let is_name = |bytes: &[u8]| bytes[0].is_ascii_alphabetic() && bytes[1] != b'=';
+    if bytes.len() > 2 && bytes[0] == b'-' && is_name(&bytes[1..]) {
+        let mut long = OsString::from("-");
+        long.push(arg);
+        return long;
+    }
+    arg
+}
+
+/// clap's error as one line.
+fn usage_error(error: &clap::Error) -> ConfigError {
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let given = context(ContextKind::InvalidArg);
+    match error.kind() {
+        ErrorKind::UnknownArgument if given.starts_with('-') => {
+            let hint = match context(ContextKind::SuggestedArg) {
+                similar if similar.is_empty() => "; --help lists them all".to_string(),
+                similar => format!("; did you mean {similar}?"),
+            };
+            ConfigError::Unknown { flag: given, hint }
+        }
+        ErrorKind::UnknownArgument => {
+            let hint = ": a setting begins with a dash, as in --web 10002".to_string();
+            ConfigError::Unknown { flag: given, hint }
+        }
+        // The one thing that a parser of OsString refuses. The argument has its value's name
+        // behind it.
+        ErrorKind::InvalidValue => {
+            let flag = given.split(' ').next().unwrap_or(&given).to_string();
+            let right = ALL
+                .iter()
+                .find(|setting| setting.flag() == flag)
+                .map(|s| s.right());
+            ConfigError::Missing {
+                flag,
+                right: right.unwrap_or_default(),
+            }
+        }
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or("the arguments make no sense");
+            ConfigError::Usage(line.trim_start_matches("error: ").to_string())
+        }
+    }
+}
+
+// --- Values -------------------------------------------------------------------------------
+
+/// Where values come from: the arguments first, then the environment, then the defaults.
+struct Source<'a> {
+    matches: ArgMatches,
+    env: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+/// The value that a setting was given, and by whom.
+struct Given {
+    setting: &'static Setting,
+    origin: Origin,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Flag,
+    Variable,
+    Default,
+}
+
+impl Source<'_> {
+    /// The value of `setting`, as text.
+    fn given(&self, setting: &'static Setting) -> Result<Given, ConfigError> {
+        let flag = self.matches.get_one::<OsString>(setting.name).cloned();
+        let variable = || (self.env)(&setting.variable()).filter(|value| !value.is_empty());
+        let (origin, value) = if let Some(value) = flag {
+            (Origin::Flag, value)
+        } else if let Some(value) = variable() {
+            (Origin::Variable, value)
+        } else {
+            (Origin::Default, OsString::from(setting.default))
+        };
+        match value.into_string() {
+            Ok(text) => Ok(Given {
+                setting,
+                origin,
+                text,
+            }),
+            Err(value) => {
+                let text = value.to_string_lossy().into_owned();
+                Err(Given {
+                    setting,
+                    origin,
+                    text,
+                }
+                .unlike())
+            }
+        }
+    }
+}
+
+impl Given {
+    /// How the user calls the setting.
+    fn name(&self) -> String {
+        match self.origin {
+            Origin::Variable => self.setting.variable(),
+            Origin::Flag | Origin::Default => self.setting.flag(),
+        }
+    }
+
+    fn wrong(&self, right: String) -> ConfigError {
+        ConfigError::Value {
+            setting: self.name(),
+            value: self.text.clone(),
+            right,
+        }
+    }
+
+    /// The value is not what the setting takes.
+    fn unlike(&self) -> ConfigError {
+        self.wrong(self.setting.right())
+    }
+
+    /// A number in the setting's range, as whatever type it is kept in.
+    fn count<N: TryFrom<u32>>(&self) -> Result<N, ConfigError> {
+        let Kind::Count { range, .. } = &self.setting.kind else {
+            unreachable!("{} is no count", self.setting.name);
+        };
+        let number = self
+            .text
+            .parse::<u32>()
+            .ok()
+            .filter(|number| range.contains(number));
+        number
+            .and_then(|number| N::try_from(number).ok())
+            .ok_or_else(|| self.unlike())
+    }
+
+    fn seconds(&self) -> Result<Duration, ConfigError> {
+        let Kind::Seconds { range } = &self.setting.kind else {
+            unreachable!("{} is no time", self.setting.name);
+        };
+        let seconds = self.text.parse::<f64>().ok();
+        let duration = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+        duration
+            .filter(|duration| range.contains(duration))
+            .ok_or_else(|| self.unlike())
+    }
+
+    fn listen(&self) -> Result<Listen, ConfigError> {
+        let Kind::Address { bare } = self.setting.kind else {
+            unreachable!("{} is no address", self.setting.name);
+        };
+        let text = self.text.as_str();
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Listen::At(address));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        // `parse` alone would take "+80".
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port
+            .parse::<u16>()
+            .ok()
+            .filter(|_| digits)
+            .ok_or_else(|| self.unlike())?;
+        match (host, bare) {
+            ("", Bare::Loopback) if !text.starts_with(':') => {
+                Ok(Listen::At((Ipv4Addr::LOCALHOST, port).into()))
+            }
+            ("", _) => Ok(Listen::Every { port }),
+            // An address that is no address, rather than a name to look up.
+            (host, _) if host.contains([':', '[', ']', '/', ' ']) => Err(self.unlike()),
+            // Known without asking anyone, and where a browser looks first.
+            ("localhost", _) => Ok(Listen::At((Ipv4Addr::LOCALHOST, port).into())),
+            (host, _) => self.look_up(host, port),
+        }
+    }
+
+    /// The address of `host`, an IPv4 one if it has both: there, clients need no IPv6.
+    fn look_up(&self, host: &str, port: u16) -> Result<Listen, ConfigError> {
+        let found: Vec<SocketAddr> = (host, port)
+            .to_socket_addrs()
+            .into_iter()
+            .flatten()
+            .collect();
+        let address = found
+            .iter()
+            .find(|address| address.is_ipv4())
+            .or(found.first());
+        let address = address.ok_or_else(|| {
+            self.wrong(format!(
+                "{}, and no host {host:?} is known here",
+                self.setting.right()
+            ))
+        })?;
+        Ok(Listen::At(*address))
+    }
+
+    /// A filter that env_logger takes, which would silently leave out what it cannot read.
+    ///
+    /// It also takes any word for a module, so that "inof" or "true" (the `-log` of the
+    /// original) would silence the server. A word without a level must be a module of ours.
+    fn filter(&self) -> Result<String, ConfigError> {
+        let modules = self.text.split('/').next().unwrap_or_default();
+        let is_clear = |word: &str| {
+            word.contains('=')
+                || word.parse::<LevelFilter>().is_ok()
+                || word.split("::").next() == Some(env!("CARGO_CRATE_NAME"))
+        };
+        let mut words = modules
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty());
+        let is_given = !self.text.trim().is_empty();
+        let parses = env_filter::Builder::new().try_parse(&self.text).is_ok();
+        if is_given && parses && words.all(is_clear) {
+            Ok(self.text.clone())
+        } else {
+            Err(self.unlike())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parses arguments and variables given as `"LOCKSTEP_HZ=60 --web 80"`.
+    fn parsed(line: &str) -> Result<Parsed, ConfigError> {
+        let is_variable = |word: &&str| word.starts_with("LOCKSTEP_");
+        let variables: Vec<&str> = line.split(' ').take_while(is_variable).collect();
+        let args = line
+            .split(' ')
+            .skip_while(is_variable)
+            .filter(|word| !word.is_empty());
+        let args = std::iter::once("any/name").chain(args).map(OsString::from);
+        parse(args, &|name| {
+            let pairs = variables.iter().filter_map(|pair| pair.split_once('='));
+            pairs
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value.into())
+                .next()
+        })
+    }
+
+    fn run(line: &str) -> Settings {
+        match parsed(line) {
+            Ok(Parsed::Run(settings)) => *settings,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    /// The text of the error, after a look at its form.
+    fn refusal(line: &str) -> String {
+        let text = parsed(line).expect_err(line).to_string();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    }
+
+    fn said(line: &str) -> String {
+        match parsed(line) {
+            Ok(Parsed::Say(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn at(address: &str) -> Listen {
+        Listen::At(address.parse().unwrap())
+    }
+
+    #[test]
+    fn nothing_given_is_the_defaults() {
+        let settings = run("");
+        assert_eq!(settings.udp, Listen::Every { port: 10086 });
+        assert_eq!(settings.web, at("127.0.0.1:10002"));
+        assert_eq!(settings.log, "info");
+        assert_eq!(settings.engine, engine::config::Config::default());
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_and_a_variable() {
+        // Each in the unit of its flag, and none of them the default.
+        let values = [
+            ("udp", "127.0.0.1:1"),
+            ("web", ":2"),
+            ("hz", "3"),
+            ("broadcast-every", "4"),
+            ("ready-timeout", "5"),
+            ("max-frames", "6"),
+            ("room-timeout", "7"),
+            ("reconnect-grace", "8"),
+            ("idle-timeout", "9"),
+            ("max-rooms", "10"),
+            ("max-sessions", "11"),
+            ("max-players-per-room", "12"),
+            ("log", "debug"),
+        ];
+        let expected = Settings {
+            udp: at("127.0.0.1:1"),
+            web: Listen::Every { port: 2 },
+            log: "debug".to_string(),
+            engine: engine::config::Config {
+                hz: 3,
+                broadcast_every: 4,
+                ready_timeout: Duration::from_secs(5),
+                max_frames: 6,
+                room_timeout: Duration::from_secs(7),
+                reconnect_grace: Duration::from_secs(8),
+                idle_timeout: Duration::from_secs(9),
+                max_rooms: 10,
+                max_sessions: 11,
+                max_players_per_room: 12,
+            },
+        };
+        assert_eq!(
+            values.map(|(name, _)| name),
+            ALL.map(|setting| setting.name)
+        );
+        let flags = values.map(|(name, value)| format!("--{name}={value}"));
+        assert_eq!(run(&flags.join(" ")), expected);
+        let variables = values.map(|(name, value)| {
+            format!("LOCKSTEP_{}={value}", name.to_uppercase().replace('-', "_"))
+        });
+        assert_eq!(run(&variables.join(" ")), expected);
+    }
+
+    #[test]
+    fn a_flag_wins_over_its_variable_and_the_last_flag_over_the_first() {
+        assert_eq!(run("LOCKSTEP_HZ=50 --hz 60").engine.hz, 60);
+        assert_eq!(run("LOCKSTEP_HZ=nonsense --hz 60").engine.hz, 60);
+        assert_eq!(run("--hz 50 --hz 60").engine.hz, 60);
+    }
+
+    #[test]
+    fn an_empty_variable_is_not_set_and_an_empty_flag_is_wrong() {
+        assert_eq!(run("LOCKSTEP_HZ=").engine.hz, 30);
+        assert_eq!(refusal("--hz="), "--hz: \"\" is not a number from 1 to 240");
+        assert!(refusal("--log=").starts_with("--log: \"\" is not a filter"));
+    }
+
+    #[test]
+    fn a_bare_port_is_every_interface_for_udp_and_loopback_for_web() {
+        assert_eq!(run("--udp 1234").udp, Listen::Every { port: 1234 });
+        assert_eq!(run("--web 1234").web, at("127.0.0.1:1234"));
+    }
+
+    #[test]
+    fn a_port_behind_a_colon_is_every_interface() {
+        assert_eq!(run("--udp :1234").udp, Listen::Every { port: 1234 });
+        assert_eq!(run("--web :0").web, Listen::Every { port: 0 });
+    }
+
+    #[test]
+    fn an_address_is_that_address() {
+        for address in ["192.0.2.1:80", "0.0.0.0:80", "[::1]:80", "[::]:80"] {
+            let settings = run(&format!("--udp {address} --web {address}"));
+            assert_eq!((settings.udp, settings.web), (at(address), at(address)));
+        }
+        assert_eq!(run("--web localhost:80").web, at("127.0.0.1:80"));
+    }
+
+    #[test]
+    fn an_address_can_be_shown_and_read_again() {
+        for text in [":10086", "127.0.0.1:80", "[::1]:80"] {
+            let listen = run(&format!("--udp {text}")).udp;
+            assert_eq!(listen.to_string(), text);
+        }
+        assert_eq!(at("[::1]:80").port(), 80);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_examples() {
+        assert_eq!(
+            refusal("--web 70000"),
+            "--web: \"70000\" is not an address such as 10002, :10002, 127.0.0.1:10002 or \
+             [::1]:10002"
+        );
+        let wrong = [
+            "",
+            ":",
+            "host",
+            "127.0.0.1",
+            "127.0.0.1:",
+            "::1:80",
+            "[::1]",
+            "1.2.3.4:+5",
+        ];
+        for wrong in wrong
+            .into_iter()
+            .chain(["+80", "-80", ":65536", "http://localhost:80"])
+        {
+            let text = refusal(&format!("--udp={wrong}"));
+            assert!(
+                text.starts_with(&format!("--udp: {wrong:?} is not an address")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_host_that_nobody_knows_is_named() {
+        // An empty label: refused before anyone on the network is asked.
+        let text = refusal("--udp no..such:80");
+        assert!(
+            text.ends_with("no host \"no..such\" is known here"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn go_style_flags_work() {
+        let settings = run("-web=10002 -udp=:10086 -max-players-per-room 5 -hz 60");
+        assert_eq!(settings.web, at("127.0.0.1:10002"));
+        assert_eq!(settings.udp, Listen::Every { port: 10086 });
+        assert_eq!(settings.engine.max_players_per_room, 5);
+        assert_eq!(settings.engine.hz, 60);
+        assert_eq!(run("-web :10002").web, Listen::Every { port: 10002 });
+        assert_eq!(said("-help"), said("--help"));
+        assert_eq!(said("-version"), said("-V"));
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        let engine = run("--ready-timeout 0.5 --idle-timeout=1.25 --reconnect-grace 0").engine;
+        assert_eq!(engine.ready_timeout, Duration::from_millis(500));
+        assert_eq!(engine.idle_timeout, Duration::from_millis(1250));
+        assert_eq!(engine.reconnect_grace, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_what_would_be_right() {
+        assert_eq!(
+            refusal("--hz 0"),
+            "--hz: \"0\" is not a number from 1 to 240"
+        );
+        assert_eq!(
+            refusal("--idle-timeout 0.9"),
+            "--idle-timeout: \"0.9\" is not a number of seconds from 1 to 3600"
+        );
+        for wrong in ["241", "-5", "x", "3.5", "99999999999999999999", "0x10"] {
+            let expected = format!("--hz: {wrong:?} is not a number from 1 to 240");
+            assert_eq!(refusal(&format!("--hz {wrong}")), expected);
+        }
+        for wrong in ["-1", "NaN", "inf", "1e300", "20s", "0.05"] {
+            let text = refusal(&format!("--ready-timeout {wrong}"));
+            assert!(
+                text.contains("is not a number of seconds from 0.1 to 3600"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named_as_the_variable() {
+        assert_eq!(
+            refusal("LOCKSTEP_MAX_ROOMS=many"),
+            "LOCKSTEP_MAX_ROOMS: \"many\" is not a number from 1 to 1000000"
+        );
+    }
+
+    #[test]
+    fn both_ends_of_a_range_are_in_it() {
+        assert_eq!(run("--hz 1").engine.hz, 1);
+        assert_eq!(run("--hz 240").engine.hz, 240);
+        assert_eq!(
+            run("--max-players-per-room 256")
+                .engine
+                .max_players_per_room,
+            256
+        );
+        refusal("--max-players-per-room 257");
+    }
+
+    #[test]
+    fn a_room_outlives_its_wait_for_members() {
+        assert_eq!(
+            refusal("--room-timeout 10"),
+            "--room-timeout: \"10\" is not more than --ready-timeout (20)"
+        );
+        assert_eq!(
+            refusal("LOCKSTEP_READY_TIMEOUT=300"),
+            "LOCKSTEP_READY_TIMEOUT: \"300\" is not less than --room-timeout (300)"
+        );
+        run("--room-timeout 10 --ready-timeout 9.5");
+    }
+
+    #[test]
+    fn an_unknown_flag_is_refused_with_the_nearest() {
+        assert_eq!(
+            refusal("--max-room 9"),
+            "\"--max-room\" is no setting; did you mean --max-rooms?"
+        );
+        assert_eq!(
+            refusal("-webb=10002"),
+            "\"--webb\" is no setting; did you mean --web?"
+        );
+        assert_eq!(
+            refusal("--qqqqq"),
+            "\"--qqqqq\" is no setting; --help lists them all"
+        );
+        assert_eq!(refusal("-q"), "\"-q\" is no setting; --help lists them all");
+        assert_eq!(
+            refusal("10002"),
+            "\"10002\" is no setting: a setting begins with a dash, as in --web 10002"
+        );
+    }
+
+    #[test]
+    fn a_flag_without_a_value_is_refused() {
+        let expected = "--hz: a value is missing, a number from 1 to 240";
+        assert_eq!(refusal("--hz"), expected);
+        assert_eq!(refusal("-hz --web 80"), expected);
+    }
+
+    #[test]
+    fn whatever_else_is_wrong_takes_one_line() {
+        for line in [
+            "--help=1", "--", "-- --hz", "-h1", "-", "--=", "--\n", "--hz\n=1", "a\nb",
+        ] {
+            if parsed(line).is_err() {
+                refusal(line);
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_that_does_not_parse_is_refused() {
+        let right = "is not a filter such as info or warn,lockstep_server::io=debug";
+        for wrong in [
+            "lockstep_server=loud",
+            "a=b=c",
+            "info/a/b",
+            "inof",
+            "true",
+            "warn,mio",
+        ] {
+            assert_eq!(
+                refusal(&format!("--log {wrong}")),
+                format!("--log: {wrong:?} {right}")
+            );
+        }
+        for fine in [
+            "off",
+            "WARN",
+            "warn,lockstep_server::io=debug",
+            "lockstep_server",
+            "mio=info",
+        ] {
+            assert_eq!(run(&format!("--log {fine}")).log, fine);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn bytes_that_are_no_text_are_an_error() {
+        use std::os::unix::ffi::OsStringExt;
+        let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let program = bytes(b"\xff");
+        let nothing = |_: &str| None;
+        for arg in [
+            b"--hz=\xff".as_slice(),
+            b"-hz=\xff",
+            b"--\xff",
+            b"\xff",
+            b"-\xff\xff\xff",
+        ] {
+            let error = parse([program.clone(), bytes(arg)], &nothing).expect_err("no text");
+            assert!(error.to_string().contains('\u{fffd}'), "{error}");
+        }
+        let variable = |name: &str| (name == "LOCKSTEP_LOG").then(|| bytes(b"in\xff"));
+        let error = parse([program], &variable).expect_err("no text");
+        assert!(
+            error
+                .to_string()
+                .starts_with("LOCKSTEP_LOG: \"in\u{fffd}\""),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn no_arguments_at_all_are_no_arguments() {
+        assert!(matches!(parse([], &|_| None), Ok(Parsed::Run(_))));
+    }
+
+    #[test]
+    fn the_help_shows_each_setting_with_default_range_and_variable() {
+        let help = said("--help");
+        for heading in [NETWORK, MATCH, LIMITS, LOGGING] {
+            assert!(
+                help.contains(&format!("\n{heading}:\n")),
+                "{heading}: {help}"
+            );
+        }
+        // Lines are wrapped.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for setting in ALL {
+            assert!(help.contains(&format!("{} <", setting.flag())), "{help}");
+            let end = format!("default {}; {}]", setting.default, setting.variable());
+            assert!(help.contains(&end), "{end}: {help}");
+        }
+        assert!(
+            help.contains("[1 to 240 frames a second; default 30; LOCKSTEP_HZ]"),
+            "{help}"
+        );
+        assert!(help.contains("[0.1 to 3600 seconds; default 20; LOCKSTEP_READY_TIMEOUT]"));
+    }
+
+    #[test]
+    fn the_version_is_the_one_of_the_package() {
+        let expected = format!("lockstep-server {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(said("--version"), expected);
+    }
+}

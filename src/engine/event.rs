@@ -1,0 +1,79 @@
+//! What the engine tells its driver: informational, for log lines and metrics alone.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::drops::Disconnect;
+use super::id::{MatchId, PlayerId, RoomId};
+use super::view::OverReason;
+use super::wire::message::ConnectCode;
+
+/// Something happened. Nothing depends on its being read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A room was created.
+    RoomCreated {
+        /// Its number.
+        room: RoomId,
+        /// Its match.
+        match_id: MatchId,
+        /// Its members.
+        players: usize,
+    },
+    /// A match has started.
+    MatchStarted {
+        /// Its room.
+        room: RoomId,
+        /// The match.
+        match_id: MatchId,
+    },
+    /// A match has ended.
+    MatchOver {
+        /// Its room.
+        room: RoomId,
+        /// The match.
+        match_id: MatchId,
+        /// Why.
+        reason: OverReason,
+        /// How many frames it had.
+        frames: u32,
+    },
+    /// A room was so late that it took a new epoch.
+    EpochRenewed {
+        /// Its number.
+        room: RoomId,
+        /// How late it was.
+        lateness: Duration,
+    },
+    /// A Connect was refused.
+    Refused {
+        /// From where.
+        addr: SocketAddr,
+        /// Who it claimed to be.
+        player: PlayerId,
+        /// Which room it named.
+        room: RoomId,
+        /// The answer.
+        code: ConnectCode,
+    },
+    /// A player took a seat.
+    SeatTaken {
+        /// From where.
+        addr: SocketAddr,
+        /// Who.
+        player: PlayerId,
+        /// Of which room.
+        room: RoomId,
+    },
+    /// The session that held a seat ended.
+    SeatLeft {
+        /// From where.
+        addr: SocketAddr,
+        /// Who.
+        player: PlayerId,
+        /// Of which room.
+        room: RoomId,
+        /// Why.
+        reason: Disconnect,
+    },
+}

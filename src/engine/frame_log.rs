@@ -1,0 +1,422 @@
+//! The frames of one match: those that are sealed, as bytes that are ready to be sent, and
+//! the one that is open.
+//!
+//! An `S2C_FrameMsg` is one repeated field, so a batch of frames is a contiguous slice of
+//! the frames encoded one after another. The log is just that: every frame with input,
+//! encoded once when it was sealed. Frames without input take no space; the wire leaves
+//! them out too.
+//!
+//! ```text
+//!   bytes:  [frame 3][frame 7][frame 8]          [frame 12]   open: inputs of frame 14
+//!                             ^ offset of a cursor at 8        head = 14
+//! ```
+//!
+//! Live broadcast and catch-up are the same walk from a seat's [`Cursor`]:
+//! [`FrameLog::write_batch`].
+
+use std::collections::VecDeque;
+
+use super::drops::Drop;
+use super::id::{FrameId, PlayerId, Seat};
+use super::wire::frame::{self, Command};
+use crate::limits::{
+    FRAME_BYTES_MAX, FRAMES_PER_MESSAGE_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX,
+    INPUTS_WAITING_PER_SEAT_MAX,
+};
+
+/// The least by which the log grows, in bytes.
+const GROWTH_MIN: usize = 1024;
+
+/// The place of a seat in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// The next frame the seat is owed.
+    pub frame: FrameId,
+    /// Where the first frame with input that is not before it begins, in the log's bytes.
+    offset: usize,
+}
+
+/// The frames of one match.
+#[derive(Debug, Default)]
+pub struct FrameLog {
+    /// Sealed frames with input, as fields of an S2C_FrameMsg, one after another.
+    bytes: Vec<u8>,
+    /// The next unsealed frame.
+    head: FrameId,
+    open: OpenFrame,
+}
+
+impl FrameLog {
+    /// An empty log for a room of `seats` seats.
+    pub fn new(seats: usize) -> FrameLog {
+        FrameLog {
+            open: OpenFrame::new(seats),
+            ..FrameLog::default()
+        }
+    }
+
+    /// The next unsealed frame: how many are sealed.
+    pub fn head(&self) -> FrameId {
+        self.head
+    }
+
+    /// The sealed frames with input, as fields of an S2C_FrameMsg, one after another.
+    pub fn encoded(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Puts an input into the open frame, or, where that is full, among those that wait for
+    /// the next ones. The order of a seat's inputs is kept.
+    ///
+    /// # Errors
+    /// [`Drop::InputsWaiting`] if too many of this seat wait already.
+    pub fn add_input(
+        &mut self,
+        seat: Seat,
+        player: PlayerId,
+        command: Command,
+    ) -> Result<(), Drop> {
+        self.open.add(Input {
+            seat,
+            player,
+            command,
+        })
+    }
+
+    /// Seals the open frame and opens the next one, into which waiting inputs go. Returns
+    /// how many inputs the sealed frame holds.
+    pub fn seal(&mut self) -> usize {
+        let count = self.open.count();
+        if count > 0 {
+            let needed = self.open.encoded.len() + frame::FRAME_OVERHEAD_MAX;
+            if self.bytes.capacity() - self.bytes.len() < needed {
+                // By a quarter, not to the double: a log is most of a room's memory.
+                self.bytes
+                    .reserve_exact(needed.max(self.bytes.len() / 4).max(GROWTH_MIN));
+            }
+            frame::encode_frame(&mut self.bytes, self.head, &self.open.encoded);
+        }
+        self.head += 1;
+        self.open.reopen();
+        count
+    }
+
+    /// Appends the frames from `cursor` up to, not including, `until` as the body of an
+    /// S2C_FrameMsg, as many as one message takes: whole frames within `body_max` bytes
+    /// (but at least one) and within the contract's number of frames. Empty frames are left
+    /// out except the newest, `until - 1`. Moves the cursor behind what it has written; the
+    /// rest is for the next call.
+    pub fn write_batch(
+        &self,
+        cursor: &mut Cursor,
+        until: FrameId,
+        body_max: usize,
+        out: &mut Vec<u8>,
+    ) {
+        debug_assert!(
+            cursor.frame < until && until <= self.head,
+            "{cursor:?} until {until}"
+        );
+        let start = cursor.offset;
+        let mut frames = 0;
+        let mut more = false;
+        while let Some((id, end)) = self.frame_at(cursor.offset).filter(|(id, _)| *id < until) {
+            let fits = frames == 0 || end - start <= body_max;
+            if !fits || frames == FRAMES_PER_MESSAGE_MAX {
+                more = true;
+                break;
+            }
+            *cursor = Cursor {
+                frame: id + 1,
+                offset: end,
+            };
+            frames += 1;
+        }
+        let bytes = &self.bytes[start..cursor.offset];
+        out.extend_from_slice(bytes);
+        if more || cursor.frame == until {
+            return;
+        }
+        // What is left up to `until` is empty: its newest goes along if there is room.
+        let newest = until - 1;
+        let fits = frames == 0 || bytes.len() + frame::empty_frame_len(newest) <= body_max;
+        if fits && frames < FRAMES_PER_MESSAGE_MAX {
+            frame::encode_frame(out, newest, &[]);
+            cursor.frame = until;
+        }
+    }
+
+    /// The frame that begins at `offset`: its id, and where it ends. `None` at the end.
+    fn frame_at(&self, offset: usize) -> Option<(FrameId, usize)> {
+        let mut rest = self.bytes.get(offset..).filter(|rest| !rest.is_empty())?;
+        let before = rest.len();
+        rest = &rest[1..]; // the tag of the frame
+        let len = read_varint(&mut rest);
+        let end = offset + (before - rest.len()) + usize::try_from(len).expect("a frame is small");
+        rest = &rest[1..]; // the tag of its id
+        let id = FrameId::try_from(read_varint(&mut rest)).expect("ids are 32 bits");
+        Some((id, end))
+    }
+}
+
+/// Reads a varint that [`frame::encode_frame`] wrote.
+fn read_varint(bytes: &mut &[u8]) -> u64 {
+    prost::encoding::decode_varint(bytes).expect("the log holds what it encoded itself")
+}
+
+/// One input on its way into a frame.
+#[derive(Clone, Copy, Debug)]
+struct Input {
+    seat: Seat,
+    player: PlayerId,
+    command: Command,
+}
+
+/// The open frame, and the inputs for which it has no room.
+#[derive(Debug, Default)]
+struct OpenFrame {
+    /// Its inputs, as fields of FrameData.
+    encoded: Vec<u8>,
+    /// Inputs of each seat in it.
+    counts: Vec<usize>,
+    /// Inputs for later frames, in the order of their arrival.
+    waiting: VecDeque<Input>,
+    /// Inputs of each seat among them.
+    waiting_counts: Vec<usize>,
+}
+
+impl OpenFrame {
+    fn new(seats: usize) -> OpenFrame {
+        OpenFrame {
+            counts: vec![0; seats],
+            waiting_counts: vec![0; seats],
+            ..OpenFrame::default()
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.counts.iter().sum()
+    }
+
+    fn add(&mut self, input: Input) -> Result<(), Drop> {
+        let waiting = self.waiting_counts[input.seat.index()];
+        if waiting == 0 && self.try_encode(input) {
+            return Ok(());
+        }
+        if waiting == INPUTS_WAITING_PER_SEAT_MAX {
+            return Err(Drop::InputsWaiting);
+        }
+        self.wait(input);
+        Ok(())
+    }
+
+    /// Encodes the input into the frame unless a bound forbids it.
+    fn try_encode(&mut self, input: Input) -> bool {
+        let count = &mut self.counts[input.seat.index()];
+        if *count == INPUTS_PER_SEAT_AND_FRAME_MAX {
+            return false;
+        }
+        let before = self.encoded.len();
+        frame::encode_input(&mut self.encoded, input.player, input.seat, input.command);
+        if self.encoded.len() + frame::FRAME_OVERHEAD_MAX > FRAME_BYTES_MAX {
+            self.encoded.truncate(before);
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    fn wait(&mut self, input: Input) {
+        self.waiting_counts[input.seat.index()] += 1;
+        self.waiting.push_back(input);
+    }
+
+    /// Empties the frame, then lets waiting inputs in, as far as they fit.
+    fn reopen(&mut self) {
+        self.encoded.clear();
+        self.counts.fill(0);
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_counts.fill(0);
+        for input in waiting {
+            // One that stays behind keeps the later ones of its seat behind it.
+            if self.waiting_counts[input.seat.index()] > 0 || !self.try_encode(input) {
+                self.wait(input);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::wire::frame::{Frame, decode_frames};
+    use crate::limits::SEGMENT_PAYLOAD_MAX;
+
+    const BODY_MAX: usize = SEGMENT_PAYLOAD_MAX - 3;
+
+    fn press(log: &mut FrameLog, seat: usize, x: i32) {
+        let player = PlayerId(100 + seat as u64);
+        let command = Command { sid: 1, x, y: 0 };
+        log.add_input(Seat::from_index(seat), player, command)
+            .unwrap();
+    }
+
+    /// All batches from `cursor` on: the ids and the sizes of each.
+    fn batches(log: &FrameLog, cursor: &mut Cursor, until: FrameId) -> Vec<(Vec<Frame>, usize)> {
+        let mut all = Vec::new();
+        while cursor.frame < until {
+            let mut out = Vec::new();
+            log.write_batch(cursor, until, BODY_MAX, &mut out);
+            all.push((decode_frames(&out).unwrap(), out.len()));
+        }
+        all
+    }
+
+    fn ids(batch: &(Vec<Frame>, usize)) -> Vec<FrameId> {
+        batch.0.iter().map(|frame| frame.id).collect()
+    }
+
+    #[test]
+    fn empty_frames_are_left_out_except_the_newest() {
+        let mut log = FrameLog::new(1);
+        for frame in 0..6 {
+            if frame == 1 || frame == 3 {
+                press(&mut log, 0, frame);
+            }
+            log.seal();
+        }
+        let got = batches(&log, &mut Cursor::default(), 6);
+        assert_eq!(got.iter().map(ids).collect::<Vec<_>>(), [[1, 3, 5]]);
+        // One with input as the newest needs no empty one behind it.
+        let got = batches(&log, &mut Cursor::default(), 4);
+        assert_eq!(got.iter().map(ids).collect::<Vec<_>>(), [[1, 3]]);
+        // Nothing happened at all.
+        let mut cursor = Cursor {
+            frame: 4,
+            ..Cursor::default()
+        };
+        cursor.offset = log.encoded().len();
+        assert_eq!(
+            batches(&log, &mut cursor, 6)
+                .iter()
+                .map(ids)
+                .collect::<Vec<_>>(),
+            [[5]]
+        );
+    }
+
+    #[test]
+    fn batches_end_at_frames_and_keep_both_bounds() {
+        for inputs in [1, 4, 7] {
+            let mut log = FrameLog::new(inputs);
+            for frame in 0..400 {
+                for seat in 0..inputs {
+                    press(&mut log, seat, frame);
+                }
+                log.seal();
+            }
+            log.seal(); // an empty one at the end
+            let got = batches(&log, &mut Cursor::default(), 401);
+            let all: Vec<_> = got.iter().flat_map(ids).collect();
+            assert_eq!(all, (0..401).collect::<Vec<_>>());
+            for batch in &got {
+                assert!(batch.1 <= BODY_MAX && batch.0.len() <= FRAMES_PER_MESSAGE_MAX);
+            }
+            assert!(
+                got.iter()
+                    .any(|batch| batch.0.len() == FRAMES_PER_MESSAGE_MAX)
+                    || inputs > 1
+            );
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_segment_goes_alone() {
+        let mut log = FrameLog::new(2);
+        press(&mut log, 0, 0);
+        log.seal();
+        for seat in 0..2 {
+            for x in 0..60 {
+                press(&mut log, seat, x);
+            }
+        }
+        log.seal();
+        press(&mut log, 0, 2);
+        log.seal();
+        let got = batches(&log, &mut Cursor::default(), 3);
+        assert_eq!(got.iter().map(ids).collect::<Vec<_>>(), [[0], [1], [2]]);
+        assert!(got[1].1 > BODY_MAX);
+        assert_eq!(got[1].0[0].inputs.len(), 120);
+    }
+
+    #[test]
+    fn the_65th_input_of_a_seat_goes_into_the_next_frame_in_order() {
+        let mut log = FrameLog::new(2);
+        for x in 0..150 {
+            press(&mut log, 0, x);
+        }
+        press(&mut log, 1, 7);
+        assert_eq!(log.seal(), 65, "the other seat is not held up");
+        press(&mut log, 0, 150);
+        assert_eq!(log.seal(), 64);
+        assert_eq!(log.seal(), 23);
+        let mut cursor = Cursor::default();
+        let frames: Vec<_> = batches(&log, &mut cursor, 3)
+            .into_iter()
+            .flat_map(|batch| batch.0)
+            .collect();
+        let of_first: Vec<_> = frames
+            .iter()
+            .flat_map(|frame| &frame.inputs)
+            .filter(|input| input.seat == 1)
+            .map(|input| input.command.x)
+            .collect();
+        assert_eq!(of_first, (0..=150).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_frame_never_passes_its_bytes_and_nothing_is_lost() {
+        let seats = 32;
+        let mut log = FrameLog::new(seats);
+        for x in 0..64 {
+            for seat in 0..seats {
+                let player = PlayerId(u64::MAX - seat as u64);
+                let command = Command {
+                    sid: -1,
+                    x: -1 - x,
+                    y: -1,
+                };
+                log.add_input(Seat::from_index(seat), player, command)
+                    .unwrap();
+            }
+        }
+        let mut inputs = 0;
+        let mut cursor = Cursor::default();
+        while inputs < 64 * seats {
+            let in_frame = log.seal();
+            assert!(in_frame > 0);
+            inputs += in_frame;
+            let mut out = Vec::new();
+            log.write_batch(&mut cursor, log.head(), BODY_MAX, &mut out);
+            assert!(out.len() <= FRAME_BYTES_MAX, "{} bytes", out.len());
+        }
+        assert!(log.head() > 4, "one frame does not hold them");
+        assert_eq!(log.seal(), 0);
+    }
+
+    #[test]
+    fn waiting_inputs_are_bounded_per_seat() {
+        let mut log = FrameLog::new(2);
+        let most = INPUTS_PER_SEAT_AND_FRAME_MAX + INPUTS_WAITING_PER_SEAT_MAX;
+        for x in 0..most {
+            press(&mut log, 0, i32::try_from(x).unwrap());
+        }
+        let command = Command::default();
+        let over = log.add_input(Seat::from_index(0), PlayerId(100), command);
+        assert_eq!(over, Err(Drop::InputsWaiting));
+        press(&mut log, 1, 0);
+    }
+}

@@ -1,0 +1,630 @@
+//! A room: one match of its members, from waiting to the last frame.
+//!
+//! ```text
+//!             all ready, or the ready time-out       results, last frame,
+//!             with somebody online                   time-outs, a command
+//!   Waiting ------------------------------> Playing ----------------------> Over
+//! ```
+//!
+//! A room owns its seats, its frame log and its phase. It takes the time and typed
+//! messages and pushes effects to an [`Outbox`]. It knows seats, never sessions or
+//! addresses; [`crate::engine::server`] maps one to the other, and asks
+//! [`Room::next_packet`] for what a seat is owed whenever that seat's link has room.
+
+use std::time::Duration;
+
+use super::broadcast::Broadcast;
+use super::drops::Drop;
+use super::frame_log::{Cursor, FrameLog};
+use super::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
+use super::outbox::{Effect, Outbox};
+use super::seat::{SeatState, Stage};
+use super::time::Time;
+use super::view::{OverReason, Phase, RoomView, SeatView};
+use super::wire::message::{Downlink, Uplink};
+use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
+
+/// What a room is made of, all of it checked.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Its number.
+    pub room: RoomId,
+    /// Its match.
+    pub match_id: MatchId,
+    /// Its players, in the order of their seats; none twice.
+    pub members: Vec<PlayerId>,
+    /// The seed that all clients get.
+    pub seed: i32,
+    /// Frames per second.
+    pub hz: u32,
+    /// Frames between two broadcasts when nothing happens.
+    pub broadcast_every: u32,
+    /// Frames after which the match is over.
+    pub max_frames: u32,
+    /// Time after the first seat joined at which the match starts without the others.
+    pub ready_timeout: Duration,
+    /// Age at which the room is over.
+    pub room_timeout: Duration,
+    /// Time for which the match runs on with everybody offline.
+    pub reconnect_grace: Duration,
+}
+
+/// The moment of a call, as the room needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The engine's time.
+    pub time: Time,
+    /// The wall's, for the stamp of Start.
+    pub unix_seconds: i64,
+}
+
+/// The clock of a match: frame `n` is sealed at `epoch + floor((n + 1 - first) * 1 s / hz)`,
+/// never at "now and a bit", so that it does not drift.
+#[derive(Clone, Copy, Debug)]
+struct FrameClock {
+    epoch: Time,
+    first: FrameId,
+    hz: u32,
+}
+
+impl FrameClock {
+    fn deadline(&self, frame: FrameId) -> Time {
+        let periods = u64::from(frame - self.first) + 1;
+        self.epoch + Duration::from_micros(periods * 1_000_000 / u64::from(self.hz))
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting {
+        /// When the match starts without those that are not ready; set by the first to join.
+        ready_by: Option<Time>,
+    },
+    Playing {
+        clock: FrameClock,
+        /// When the match ends because everybody is offline.
+        abandoned_at: Option<Time>,
+    },
+    Over {
+        reason: OverReason,
+        gone_at: Time,
+    },
+}
+
+/// One match.
+#[derive(Debug)]
+pub struct Room {
+    rules: Rules,
+    created_unix: i64,
+    started_unix: Option<i64>,
+    /// When the room is over for its age.
+    ends_at: Time,
+    state: State,
+    seats: Vec<SeatState>,
+    log: FrameLog,
+    /// Seats are owed the frames before this one.
+    broadcast_head: FrameId,
+    broadcast: Broadcast,
+}
+
+impl Room {
+    /// A room that waits for its players.
+    pub fn new(now: Now, rules: Rules) -> Room {
+        Room {
+            created_unix: now.unix_seconds,
+            started_unix: None,
+            ends_at: now.time + rules.room_timeout,
+            state: State::Waiting { ready_by: None },
+            seats: rules
+                .members
+                .iter()
+                .map(|player| SeatState::new(*player))
+                .collect(),
+            log: FrameLog::new(rules.members.len()),
+            broadcast_head: 0,
+            broadcast: Broadcast::default(),
+            rules,
+        }
+    }
+
+    // --- Getters --------------------------------------------------------------------------
+
+    /// Its number.
+    pub fn id(&self) -> RoomId {
+        self.rules.room
+    }
+
+    /// Its match.
+    pub fn match_id(&self) -> MatchId {
+        self.rules.match_id
+    }
+
+    /// Whether the match has ended.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Over { .. })
+    }
+
+    /// Whether frames are being sealed.
+    pub fn is_playing(&self) -> bool {
+        matches!(self.state, State::Playing { .. })
+    }
+
+    /// Whether it has been over for long enough to be removed.
+    pub fn is_gone(&self, now: Time) -> bool {
+        matches!(self.state, State::Over { gone_at, .. } if gone_at <= now)
+    }
+
+    /// The seat of a player.
+    pub fn seat_of(&self, player: PlayerId) -> Option<Seat> {
+        self.seats
+            .iter()
+            .position(|seat| seat.player == player)
+            .map(Seat::from_index)
+    }
+
+    /// Who has a seat.
+    pub fn player_at(&self, seat: Seat) -> PlayerId {
+        self.seats[seat.index()].player
+    }
+
+    /// Whether a session holds the seat.
+    pub fn is_held(&self, seat: Seat) -> bool {
+        self.seats[seat.index()].is_held()
+    }
+
+    /// Whether the seat counts as online.
+    pub fn is_online(&self, seat: Seat) -> bool {
+        self.seats[seat.index()].online
+    }
+
+    /// Its frames.
+    pub fn log(&self) -> &FrameLog {
+        &self.log
+    }
+
+    /// When [`Room::handle_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Time {
+        match &self.state {
+            State::Waiting { ready_by } => {
+                let start = ready_by.filter(|_| self.anyone_online());
+                start.map_or(self.ends_at, |start| start.min(self.ends_at))
+            }
+            State::Playing {
+                clock,
+                abandoned_at,
+            } => {
+                let frame = clock.deadline(self.log.head());
+                let end = abandoned_at.map_or(self.ends_at, |at| at.min(self.ends_at));
+                frame.min(end)
+            }
+            State::Over { gone_at, .. } => *gone_at,
+        }
+    }
+
+    /// The match as it stands. Round trips are the sessions' and stay unknown.
+    pub fn view(&self) -> RoomView {
+        RoomView {
+            room: self.rules.room,
+            match_id: self.rules.match_id,
+            phase: match self.state {
+                State::Waiting { .. } => Phase::Waiting,
+                State::Playing { .. } => Phase::Playing,
+                State::Over { reason, .. } => Phase::Over(reason),
+            },
+            frame: self.log.head(),
+            hz: self.rules.hz,
+            broadcast_every: self.rules.broadcast_every,
+            max_frames: self.rules.max_frames,
+            seed: self.rules.seed,
+            created_unix: self.created_unix,
+            started_unix: self.started_unix,
+            log_bytes: self.log.encoded().len(),
+            seats: (0..self.seats.len())
+                .map(|index| self.seat_view(index))
+                .collect(),
+        }
+    }
+
+    fn seat_view(&self, index: usize) -> SeatView {
+        let seat = &self.seats[index];
+        SeatView {
+            seat: Seat::from_index(index).on_wire(),
+            player: seat.player,
+            online: seat.online,
+            ready: seat.ready,
+            progress: seat.progress,
+            cursor: seat.cursor.frame,
+            rtt: None,
+            result: seat.result,
+        }
+    }
+
+    // --- What happens to a seat -----------------------------------------------------------
+
+    /// A session has taken the seat, perhaps from another one: the flow begins anew. Not in
+    /// a room that is over.
+    pub fn take_seat(&mut self, now: Now, seat: Seat, out: &mut Outbox) {
+        let waiting = matches!(self.state, State::Waiting { .. });
+        let state = &mut self.seats[seat.index()];
+        state.take();
+        // A new client has to say again that it is ready; in play that is for its frames.
+        state.ready &= !waiting;
+        self.online_changed(now, out);
+    }
+
+    /// The seat's session is gone.
+    pub fn leave_seat(&mut self, now: Now, seat: Seat, out: &mut Outbox) {
+        let waiting = matches!(self.state, State::Waiting { .. });
+        let state = &mut self.seats[seat.index()];
+        state.vacate();
+        state.ready &= !waiting;
+        self.online_changed(now, out);
+    }
+
+    /// The session of the seat has fallen silent, or speaks again. Loading may block a
+    /// client for long, so only a match in play takes notice.
+    pub fn set_online(&mut self, now: Now, seat: Seat, online: bool, out: &mut Outbox) {
+        let state = &mut self.seats[seat.index()];
+        if state.is_held() && state.online != online && (online || self.is_playing()) {
+            self.seats[seat.index()].online = online;
+            self.online_changed(now, out);
+        }
+    }
+
+    fn online_changed(&mut self, now: Now, out: &mut Outbox) {
+        let anyone = self.anyone_online();
+        let grace = self.rules.reconnect_grace;
+        if let State::Playing { abandoned_at, .. } = &mut self.state {
+            if anyone {
+                *abandoned_at = None;
+            } else if abandoned_at.is_none() {
+                *abandoned_at = Some(now.time + grace);
+            }
+        }
+        self.end_if_all_results_are_in(now, out);
+    }
+
+    fn anyone_online(&self) -> bool {
+        self.seats.iter().any(|seat| seat.online)
+    }
+
+    // --- Messages -------------------------------------------------------------------------
+
+    /// Carries out what the client at a seat has said. Connect, heartbeats and echoes are
+    /// the session's and do not come here.
+    ///
+    /// # Errors
+    /// Why the message meant nothing.
+    pub fn handle_message(
+        &mut self,
+        now: Now,
+        seat: Seat,
+        message: &Uplink<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), Drop> {
+        match message {
+            Uplink::JoinRoom => self.join(now, seat, out),
+            Uplink::Progress(percent) => self.progress(seat, *percent, out),
+            Uplink::Ready => self.ready(now, seat, out),
+            Uplink::Input(command) => {
+                if !self.is_playing() {
+                    return Err(Drop::OutOfPhase);
+                }
+                self.log
+                    .add_input(seat, self.seats[seat.index()].player, *command)
+            }
+            Uplink::Result { winner } => self.result(now, seat, *winner, out),
+            Uplink::Connect { .. } | Uplink::Heartbeat | Uplink::Echo(_) => Err(Drop::OutOfPhase),
+        }
+    }
+
+    fn join(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
+        if self.is_over() {
+            return Err(Drop::OutOfPhase);
+        }
+        let others = self
+            .seats
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != seat.index())
+            .map(|(_, other)| (other.player, other.progress))
+            .collect();
+        out.send(
+            seat,
+            &Downlink::JoinRoom {
+                seat: seat.on_wire(),
+                others,
+                seed: self.rules.seed,
+            },
+        );
+        let state = &mut self.seats[seat.index()];
+        state.knows_others = true;
+        state.progress_owed.clear();
+        self.joined(now, seat, out);
+        Ok(())
+    }
+
+    /// The seat is in the match: the first one starts the clock of the ready time-out.
+    fn joined(&mut self, now: Now, seat: Seat, out: &mut Outbox) {
+        let state = &mut self.seats[seat.index()];
+        state.stage = state.stage.max(Stage::Joined);
+        if let State::Waiting { ready_by } = &mut self.state {
+            ready_by.get_or_insert(now.time + self.rules.ready_timeout);
+            self.start_if_due(now, out);
+        }
+    }
+
+    fn progress(&mut self, seat: Seat, percent: Percent, out: &mut Outbox) -> Result<(), Drop> {
+        if !matches!(self.state, State::Waiting { .. }) {
+            return Err(Drop::OutOfPhase);
+        }
+        self.seats[seat.index()].progress = percent;
+        for (index, other) in self.seats.iter_mut().enumerate() {
+            if index != seat.index() && other.knows_others {
+                other.owe_progress(seat);
+                out.push(Effect::Pump(Seat::from_index(index)));
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
+        match self.state {
+            State::Waiting { .. } => {
+                self.seats[seat.index()].ready = true;
+                out.send(seat, &Downlink::Ready);
+                self.joined(now, seat, out);
+                Ok(())
+            }
+            State::Playing { .. } => self.stream_again(now, seat, out),
+            State::Over { .. } => Err(Drop::OutOfPhase),
+        }
+    }
+
+    /// Ready in a running room: Start with the original stamp, then every frame from 0.
+    fn stream_again(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
+        let state = &mut self.seats[seat.index()];
+        if state
+            .restreamed_at
+            .is_some_and(|at| now.time.since(at) < RESTREAM_EVERY)
+        {
+            return Err(Drop::ReadyTooSoon);
+        }
+        state.restreamed_at = Some(now.time);
+        state.ready = true;
+        out.send(seat, &Downlink::Ready);
+        self.stream_from_start(seat, out);
+        Ok(())
+    }
+
+    fn stream_from_start(&mut self, seat: Seat, out: &mut Outbox) {
+        let unix_seconds = self.started_unix.expect("a match in play has started");
+        out.send(seat, &Downlink::Start { unix_seconds });
+        let state = &mut self.seats[seat.index()];
+        state.stage = Stage::Streaming;
+        state.cursor = Cursor::default();
+        out.push(Effect::Pump(seat));
+    }
+
+    fn result(&mut self, now: Now, seat: Seat, winner: u64, out: &mut Outbox) -> Result<(), Drop> {
+        if matches!(self.state, State::Waiting { .. }) {
+            return Err(Drop::OutOfPhase);
+        }
+        // When the room is over it can be the last of several that came together.
+        self.seats[seat.index()].result = Some(winner);
+        out.send(seat, &Downlink::Result);
+        self.end_if_all_results_are_in(now, out);
+        Ok(())
+    }
+
+    // --- The match ------------------------------------------------------------------------
+
+    /// Carries out what is due.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut Outbox) {
+        match self.state {
+            State::Waiting { .. } if self.ends_at <= now.time => {
+                self.end(now, OverReason::RoomTimeout, out);
+            }
+            State::Waiting { .. } => self.start_if_due(now, out),
+            State::Playing {
+                clock,
+                abandoned_at,
+            } => {
+                self.seal_due_frames(now, clock, out);
+                if !self.is_playing() {
+                    return;
+                }
+                if self.ends_at <= now.time {
+                    self.end(now, OverReason::RoomTimeout, out);
+                } else if abandoned_at.is_some_and(|at| at <= now.time) {
+                    self.end(now, OverReason::Abandoned, out);
+                }
+            }
+            State::Over { .. } => {}
+        }
+    }
+
+    fn start_if_due(&mut self, now: Now, out: &mut Outbox) {
+        let State::Waiting { ready_by } = self.state else {
+            return;
+        };
+        let late = ready_by.is_some_and(|by| by <= now.time) && self.anyone_online();
+        if late || self.seats.iter().all(|seat| seat.ready) {
+            self.start(now, out);
+        }
+    }
+
+    fn start(&mut self, now: Now, out: &mut Outbox) {
+        self.started_unix = Some(now.unix_seconds);
+        let clock = FrameClock {
+            epoch: now.time,
+            first: 0,
+            hz: self.rules.hz,
+        };
+        self.state = State::Playing {
+            clock,
+            abandoned_at: None,
+        };
+        out.push(Effect::Started);
+        for index in 0..self.seats.len() {
+            let seat = &mut self.seats[index];
+            seat.ready = true;
+            seat.progress = Percent::FULL;
+            // What was owed of the others' loading means nothing any more.
+            seat.progress_owed.clear();
+            if seat.stage >= Stage::Joined {
+                self.stream_from_start(Seat::from_index(index), out);
+            }
+        }
+    }
+
+    fn seal_due_frames(&mut self, now: Now, mut clock: FrameClock, out: &mut Outbox) {
+        let lateness = now.time.since(clock.deadline(self.log.head()));
+        if lateness > LATE_MAX {
+            clock = FrameClock {
+                epoch: now.time,
+                first: self.log.head(),
+                ..clock
+            };
+            if let State::Playing { clock: own, .. } = &mut self.state {
+                *own = clock;
+            }
+            out.push(Effect::EpochRenewed(lateness));
+        }
+        let mut news = false;
+        while clock.deadline(self.log.head()) <= now.time {
+            let deadline = clock.deadline(self.log.head());
+            let inputs = self.log.seal();
+            out.push(Effect::Sealed(now.time.since(deadline)));
+            if inputs > 0 {
+                out.push(Effect::Inputs(inputs));
+            }
+            let quiet_for = self.log.head() - self.broadcast_head;
+            if inputs > 0 || quiet_for >= self.rules.broadcast_every {
+                self.broadcast_head = self.log.head();
+                news = true;
+            }
+            if self.log.head() >= self.rules.max_frames {
+                return self.end(now, OverReason::MaxFrames, out);
+            }
+        }
+        if news {
+            self.pump_streams(out);
+        }
+    }
+
+    fn pump_streams(&self, out: &mut Outbox) {
+        for (index, seat) in self.seats.iter().enumerate() {
+            if seat.stage == Stage::Streaming {
+                out.push(Effect::Pump(Seat::from_index(index)));
+            }
+        }
+    }
+
+    fn end_if_all_results_are_in(&mut self, now: Now, out: &mut Outbox) {
+        let mut online = self.seats.iter().filter(|seat| seat.online).peekable();
+        let all_in = online.peek().is_some() && online.all(|seat| seat.result.is_some());
+        if self.is_playing() && all_in {
+            self.end(now, OverReason::Results, out);
+        }
+    }
+
+    /// Ends the match: everybody gets what frames are left, as far as their links take
+    /// them, and Close. Does nothing if it is over already.
+    pub fn end(&mut self, now: Now, reason: OverReason, out: &mut Outbox) {
+        if self.is_over() {
+            return;
+        }
+        self.state = State::Over {
+            reason,
+            gone_at: now.time + OVER_LINGER,
+        };
+        self.broadcast_head = self.log.head();
+        for (index, seat) in self.seats.iter_mut().enumerate() {
+            seat.progress_owed.clear();
+            if seat.is_held() {
+                seat.close_owed = true;
+                out.push(Effect::Pump(Seat::from_index(index)));
+            }
+        }
+        out.push(Effect::Over(reason));
+    }
+
+    // --- The pump -------------------------------------------------------------------------
+
+    /// Whether [`Room::next_packet`] has something for the seat.
+    pub fn owes(&self, seat: Seat) -> bool {
+        let state = &self.seats[seat.index()];
+        self.owes_frames(state) || !state.progress_owed.is_empty()
+    }
+
+    fn owes_frames(&self, seat: &SeatState) -> bool {
+        seat.stage == Stage::Streaming && seat.cursor.frame < self.broadcast_head
+    }
+
+    /// Passes the next packet that the seat is owed to `send`; false if there is none.
+    pub fn next_packet(&mut self, seat: Seat, send: impl FnOnce(&[u8])) -> bool {
+        let owed = &mut self.seats[seat.index()].progress_owed;
+        if !owed.is_empty() {
+            let other = owed.remove(0);
+            let other = &self.seats[other.index()];
+            let message = Downlink::Progress {
+                player: other.player,
+                percent: other.progress,
+            };
+            let mut packet = Vec::new();
+            message.encode(&mut packet);
+            send(&packet);
+            return true;
+        }
+        if self.owes_frames(&self.seats[seat.index()]) {
+            let cursor = &mut self.seats[seat.index()].cursor;
+            send(
+                self.broadcast
+                    .packet(&self.log, cursor, self.broadcast_head),
+            );
+            return true;
+        }
+        false
+    }
+
+    /// Whether the seat is to be told now that the room is over; true once. No frame
+    /// follows.
+    pub fn take_close(&mut self, seat: Seat) -> bool {
+        let state = &mut self.seats[seat.index()];
+        let close = std::mem::take(&mut state.close_owed);
+        if close {
+            state.stage = Stage::Connected;
+        }
+        close
+    }
+
+    /// Holds the room against what must always be true of it.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn check_invariants(&self) {
+        assert!(self.broadcast_head <= self.log.head());
+        for seat in &self.seats {
+            assert!(
+                seat.cursor.frame <= self.broadcast_head,
+                "a seat is ahead of the frames"
+            );
+            assert!(seat.is_held() || !seat.online, "an empty seat is online");
+            assert!(seat.is_held() || !seat.close_owed && seat.progress_owed.is_empty());
+            let streams = seat.stage == Stage::Streaming;
+            assert!(
+                !streams || self.started_unix.is_some(),
+                "frames before the start"
+            );
+        }
+        match &self.state {
+            State::Waiting { .. } => assert!(self.log.head() == 0 && self.started_unix.is_none()),
+            State::Playing { abandoned_at, .. } => {
+                assert!(self.log.head() < self.rules.max_frames);
+                assert_eq!(abandoned_at.is_some(), !self.anyone_online(), "grace");
+            }
+            State::Over { .. } => {}
+        }
+    }
+}

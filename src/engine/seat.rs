@@ -1,0 +1,99 @@
+//! One seat of a room: who sits there, how far its client is, and what it is owed.
+//!
+//! A seat knows no session; whether one holds it is all it is told.
+
+use super::frame_log::Cursor;
+use super::id::{Percent, PlayerId, Seat};
+use super::time::Time;
+
+/// How far the client that holds the seat has come in the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// No session holds the seat.
+    Vacant,
+    /// Connected, and proved to receive at its address.
+    Connected,
+    /// It has its JoinRoom answer, or went straight to Ready.
+    Joined,
+    /// It has its Start; frames follow.
+    Streaming,
+}
+
+/// The state of one seat.
+#[derive(Debug)]
+pub(super) struct SeatState {
+    /// Whose seat.
+    pub(super) player: PlayerId,
+    /// How far its client is.
+    pub(super) stage: Stage,
+    /// A session holds it and has shown a sign of life lately.
+    pub(super) online: bool,
+    /// It knows the others: it may be told of their progress.
+    pub(super) knows_others: bool,
+    /// It has said Ready, or the match started without.
+    pub(super) ready: bool,
+    /// How much is loaded.
+    pub(super) progress: Percent,
+    /// The next frame it is owed.
+    pub(super) cursor: Cursor,
+    /// Seats whose progress it has yet to be told; of each the newest is enough.
+    pub(super) progress_owed: Vec<Seat>,
+    /// When Ready last restarted its frames.
+    pub(super) restreamed_at: Option<Time>,
+    /// It has yet to be told that the room is over.
+    pub(super) close_owed: bool,
+    /// The winner it has reported.
+    pub(super) result: Option<u64>,
+}
+
+impl SeatState {
+    pub(super) fn new(player: PlayerId) -> SeatState {
+        SeatState {
+            player,
+            stage: Stage::Vacant,
+            online: false,
+            knows_others: false,
+            ready: false,
+            progress: Percent::default(),
+            cursor: Cursor::default(),
+            progress_owed: Vec::new(),
+            restreamed_at: None,
+            close_owed: false,
+            result: None,
+        }
+    }
+
+    /// Whether a session holds it.
+    pub(super) fn is_held(&self) -> bool {
+        self.stage != Stage::Vacant
+    }
+
+    /// A session takes it, at the beginning of the flow.
+    pub(super) fn take(&mut self) {
+        self.stage = Stage::Connected;
+        self.online = true;
+        self.leave_flow();
+    }
+
+    /// Its session is gone.
+    pub(super) fn vacate(&mut self) {
+        self.stage = Stage::Vacant;
+        self.online = false;
+        self.leave_flow();
+    }
+
+    /// What a client knows is forgotten with it; what a player has done stays.
+    fn leave_flow(&mut self) {
+        self.knows_others = false;
+        self.progress_owed.clear();
+        self.restreamed_at = None;
+        self.close_owed = false;
+    }
+
+    /// Another seat's progress has changed.
+    pub(super) fn owe_progress(&mut self, of: Seat) {
+        if self.knows_others && !self.progress_owed.contains(&of) {
+            self.progress_owed.push(of);
+        }
+    }
+}

@@ -1,0 +1,759 @@
+//! The engine's face: [`Server`] owns every session, every room and the timer wheel, and is
+//! driven from outside.
+//!
+//! In each turn a driver
+//!
+//! 1. calls [`Server::handle_timeout`] if [`Server::poll_timeout`] is due, so that frames
+//!    are sealed before later inputs are read;
+//! 2. passes what came in: [`Server::handle_datagram`], and commands such as
+//!    [`Server::create_room`];
+//! 3. takes what is to be sent: [`Server::poll_transmit`], once, which pumps and flushes
+//!    each session that has something to say;
+//! 4. drains [`Server::poll_event`], if it cares.
+//!
+//! The same calls in the same order give the same datagrams, byte for byte. How a message
+//! gets from a session to its room and back is in [`crate::engine::router`].
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+
+use siphasher::sip::SipHasher13;
+use slab::Slab;
+
+use super::config::{Config, Secrets};
+use super::counters::Counters;
+use super::drops::{Disconnect, Drop};
+use super::event::Event;
+use super::hash::KeyedHash;
+use super::id::{Conv, MatchId, PlayerId, RoomId, Seat};
+use super::outbox::Outbox;
+use super::room::{Now, Room, Rules};
+use super::session::{Place, Rival, RoomKey, Session, SessionKey};
+use super::time::Time;
+use super::transmit::{Sink, Transmits};
+use super::view::{CreateError, OverReason, RoomSpec, RoomView, RoomsPage};
+use super::wheel::Wheel;
+use super::wire::message::{Downlink, may_begin_connect, may_begin_conversation};
+use super::wire::segment::{Cmd, Datagram, Segment, distance};
+use crate::limits::{
+    BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
+    FRAMES_RANGE, HZ_RANGE, RESTART_AFTER, TIMERS_PER_TURN_MAX, UPLINK_BODY_MAX,
+    UPLINK_MESSAGE_MAX,
+};
+
+/// What a timer wakes. The number is the generation: a timer whose owner has taken a newer
+/// one does nothing.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    Session(SessionKey, u64),
+    Room(RoomKey, u64),
+}
+
+/// A room and who holds its seats.
+#[derive(Debug)]
+pub(super) struct RoomSlot {
+    pub(super) room: Room,
+    /// The session of each seat.
+    pub(super) sessions: Vec<Option<SessionKey>>,
+    /// Its timer in the wheel: deadline and generation.
+    timer: Option<(Time, u64)>,
+}
+
+/// A lockstep server without I/O.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) config: Config,
+    secrets: Secrets,
+    /// The wall's time at [`Time::ZERO`], in Unix microseconds.
+    wall_us: i64,
+    pub(super) sessions: Slab<Session>,
+    by_addr: HashMap<SocketAddr, SessionKey, KeyedHash>,
+    pub(super) rooms: Slab<RoomSlot>,
+    pub(super) by_room: HashMap<RoomId, RoomKey, KeyedHash>,
+    /// Matches that are gone, the newest last, with the moment they went.
+    finished: VecDeque<(Time, RoomView)>,
+    wheel: Wheel<Timer>,
+    generation: u64,
+    /// Sessions with something to say at the end of the turn.
+    dirty: Vec<SessionKey>,
+    /// Where all sessions write their datagrams.
+    sink: Sink,
+    pub(super) events: VecDeque<Event>,
+    pub(super) counters: Counters,
+    pub(super) stopping: bool,
+    pub(super) scratch: Scratch,
+}
+
+/// Buffers that are used again and again.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// One KCP message.
+    pub(super) message: Vec<u8>,
+    /// One packet of our own.
+    pub(super) packet: Vec<u8>,
+    /// What a room wants done.
+    pub(super) outbox: Outbox,
+}
+
+impl Server {
+    /// A server without rooms and sessions, whose wall shows `unix_us` microseconds at
+    /// [`Time::ZERO`].
+    pub fn new(config: Config, secrets: Secrets, unix_us: i64) -> Server {
+        let hash = KeyedHash::new(secrets.hash_key);
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Server {
+            config,
+            secrets,
+            wall_us: unix_us,
+            sessions: Slab::new(),
+            by_addr: HashMap::with_hasher(hash),
+            rooms: Slab::new(),
+            by_room: HashMap::with_hasher(hash),
+            finished: VecDeque::new(),
+            wheel: Wheel::new(),
+            generation: 0,
+            dirty: Vec::new(),
+            sink: Sink::new(nowhere),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            stopping: false,
+            scratch: Scratch {
+                message: vec![0; UPLINK_MESSAGE_MAX],
+                packet: Vec::new(),
+                outbox: Outbox::default(),
+            },
+        }
+    }
+
+    // --- Getters --------------------------------------------------------------------------
+
+    /// A room's match as it stands; `None` if there is no such room.
+    pub fn room(&self, room: RoomId) -> Option<RoomView> {
+        self.by_room.get(&room).map(|key| self.room_view(*key))
+    }
+
+    /// A match, running or gone a while ago.
+    pub fn match_(&self, id: MatchId) -> Option<RoomView> {
+        let running = self
+            .rooms
+            .iter()
+            .find(|(_, slot)| slot.room.match_id() == id);
+        if let Some((key, _)) = running {
+            return Some(self.room_view(key));
+        }
+        self.finished
+            .iter()
+            .rev()
+            .find(|(_, view)| view.match_id == id)
+            .map(|(_, v)| v.clone())
+    }
+
+    /// At most `limit` rooms, from slot `from` on.
+    pub fn rooms(&self, from: usize, limit: usize) -> RoomsPage {
+        // A room that has been created anew shows its new match alone.
+        let current = |key: &RoomKey| self.by_room.get(&self.rooms[*key].room.id()) == Some(key);
+        let mut keys = (from..self.rooms.capacity())
+            .filter(|key| self.rooms.contains(*key))
+            .filter(current);
+        let rooms = keys
+            .by_ref()
+            .take(limit)
+            .map(|key| self.room_view(key))
+            .collect();
+        RoomsPage {
+            rooms,
+            total: self.by_room.len(),
+            next: keys.next(),
+        }
+    }
+
+    /// What has been counted.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        counters.sessions = self.sessions.len() as u64;
+        counters.rooms = self.rooms.len() as u64;
+        counters.timers = self.wheel.len() as u64;
+        counters
+    }
+
+    /// Whether something that a peer should still get is outstanding.
+    pub fn has_outstanding(&self) -> bool {
+        self.sessions
+            .iter()
+            .any(|(_, session)| session.link().backlog() > 0)
+    }
+
+    /// The frames of a running match from 0 on, each as a field of an S2C_FrameMsg; frames
+    /// without input are left out. `None` if there is no such room.
+    pub fn frames(&self, room: RoomId) -> Option<&[u8]> {
+        let key = self.by_room.get(&room)?;
+        Some(self.rooms[*key].room.log().encoded())
+    }
+
+    fn room_view(&self, key: RoomKey) -> RoomView {
+        let slot = &self.rooms[key];
+        let mut view = slot.room.view();
+        for (seat, session) in view.seats.iter_mut().zip(&slot.sessions) {
+            seat.rtt = session.and_then(|key| self.sessions[key].link().srtt());
+        }
+        view
+    }
+
+    pub(super) fn now(&self, now: Time) -> Now {
+        let us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        let unix_us = self.wall_us.saturating_add(us);
+        Now {
+            time: now,
+            unix_seconds: unix_us.div_euclid(1_000_000),
+        }
+    }
+
+    // --- Commands -------------------------------------------------------------------------
+
+    /// Tells what the wall shows now, in Unix microseconds: it may have been set anew.
+    pub fn set_wall(&mut self, now: Time, unix_us: i64) {
+        self.wall_us = unix_us - i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+    }
+
+    /// Creates a room. One of this number whose match is over makes way.
+    ///
+    /// # Errors
+    /// [`CreateError`]; nothing has changed then.
+    pub fn create_room(&mut self, now: Time, spec: RoomSpec) -> Result<RoomView, CreateError> {
+        if self.stopping {
+            return Err(CreateError::Stopping);
+        }
+        let rules = self.rules(spec)?;
+        let room = rules.room;
+        if let Some(key) = self.by_room.get(&room) {
+            let existing = &self.rooms[*key].room;
+            if !existing.is_over() {
+                return Err(CreateError::Exists {
+                    room,
+                    match_id: existing.match_id(),
+                });
+            }
+        }
+        if self.rooms.len() >= self.config.max_rooms {
+            return Err(CreateError::Full {
+                max: self.config.max_rooms,
+            });
+        }
+        let players = rules.members.len();
+        let match_id = rules.match_id;
+        let slot = RoomSlot {
+            room: Room::new(self.now(now), rules),
+            sessions: vec![None; players],
+            timer: None,
+        };
+        let key = self.rooms.insert(slot);
+        self.by_room.insert(room, key);
+        self.counters.rooms_created += 1;
+        self.arm_room(key);
+        self.tell(Event::RoomCreated {
+            room,
+            match_id,
+            players,
+        });
+        self.check_invariants();
+        Ok(self.room_view(key))
+    }
+
+    /// Ends a room's match; `None` if there is no such room.
+    pub fn close_room(&mut self, now: Time, room: RoomId) -> Option<RoomView> {
+        let key = *self.by_room.get(&room)?;
+        self.in_room(now, key, |room, now, out| {
+            room.end(now, OverReason::Closed, out)
+        });
+        self.check_invariants();
+        Some(self.room_view(key))
+    }
+
+    /// Begins to stop: no new rooms and sessions, and everybody gets Close. The driver goes
+    /// on for as long as [`Server::has_outstanding`] and its patience last.
+    pub fn stop(&mut self, now: Time) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        let rooms: Vec<RoomKey> = self.rooms.iter().map(|(key, _)| key).collect();
+        for key in rooms {
+            self.in_room(now, key, |room, now, out| {
+                room.end(now, OverReason::Stopping, out)
+            });
+        }
+        let others: Vec<SessionKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| !matches!(session.place, Place::Holds(..)))
+            .map(|(key, _)| key)
+            .collect();
+        for key in others {
+            self.say(now, key, &Downlink::Close);
+        }
+        self.check_invariants();
+    }
+
+    /// Checks a room's specification and fills in the server's settings.
+    fn rules(&self, spec: RoomSpec) -> Result<Rules, CreateError> {
+        check_members(&spec.members, self.config.max_players_per_room)?;
+        let config = &self.config;
+        Ok(Rules {
+            hz: in_range("hz", spec.hz.unwrap_or(config.hz), HZ_RANGE)?,
+            broadcast_every: in_range(
+                "broadcast_every",
+                spec.broadcast_every.unwrap_or(config.broadcast_every),
+                BROADCAST_EVERY_RANGE,
+            )?,
+            max_frames: in_range(
+                "max_frames",
+                spec.max_frames.unwrap_or(config.max_frames),
+                FRAMES_RANGE,
+            )?,
+            room: spec.room,
+            match_id: MatchId(
+                self.secrets
+                    .first_match
+                    .wrapping_add(self.counters.rooms_created),
+            ),
+            members: spec.members,
+            seed: spec.seed,
+            ready_timeout: config.ready_timeout,
+            room_timeout: config.room_timeout,
+            reconnect_grace: config.reconnect_grace,
+        })
+    }
+
+    // --- Input ----------------------------------------------------------------------------
+
+    /// Takes in one datagram. Its bytes may be changed.
+    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, bytes: &mut [u8]) {
+        self.counters.datagrams_in += 1;
+        self.counters.bytes_in += bytes.len() as u64;
+        if let Err(reason) = self.try_datagram(now, from, bytes) {
+            self.counters.drop(reason);
+        }
+        self.check_invariants();
+    }
+
+    fn try_datagram(&mut self, now: Time, from: SocketAddr, bytes: &mut [u8]) -> Result<(), Drop> {
+        let mut datagram = Datagram::parse(bytes)?;
+        let key = match self.by_addr.get(&from) {
+            Some(key) => self.choose(now, *key, &datagram)?,
+            None => self.open(now, from, &datagram)?,
+        };
+        let news = self.sessions[key].input(now, &mut datagram)?;
+        self.mark_dirty(key);
+        if news.proved {
+            self.proved(now, key);
+        }
+        if news.back {
+            self.report_online(now, key, true);
+        }
+        self.read(now, key);
+        Ok(())
+    }
+
+    /// Opens a session for an unknown address, if the datagram begins a conversation.
+    fn open(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &Datagram<'_>,
+    ) -> Result<SessionKey, Drop> {
+        let first = datagram.first();
+        if !begins(datagram) || !may_begin_conversation(first.data, UPLINK_BODY_MAX) {
+            return Err(Drop::Stranger);
+        }
+        let key = self.insert_session(now, from, Conv(first.conv))?;
+        self.by_addr.insert(from, key);
+        Ok(key)
+    }
+
+    fn insert_session(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        conv: Conv,
+    ) -> Result<SessionKey, Drop> {
+        if self.stopping {
+            return Err(Drop::Stopping);
+        }
+        if self.sessions.len() >= self.config.max_sessions {
+            return Err(Drop::SessionsFull);
+        }
+        let clock_base = self.draw_clock();
+        self.counters.sessions_opened += 1;
+        let session = Session::new(now, from, conv, clock_base, self.sink.to(from));
+        Ok(self.sessions.insert(session))
+    }
+
+    /// The clock of the next session: nobody can guess it without the key.
+    fn draw_clock(&self) -> u32 {
+        let (a, b) = self.secrets.clock_key;
+        let hash =
+            SipHasher13::new_with_keys(a, b).hash(&self.counters.sessions_opened.to_le_bytes());
+        let [b0, b1, b2, b3, ..] = hash.to_le_bytes();
+        u32::from_le_bytes([b0, b1, b2, b3])
+    }
+
+    /// Decides which session of a known address a datagram belongs to: the one that is
+    /// there, or a candidate that says the client was started again. See "What real
+    /// clients do" in the contract.
+    fn choose(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        datagram: &Datagram<'_>,
+    ) -> Result<SessionKey, Drop> {
+        let session = &self.sessions[key];
+        let first = datagram.first();
+        let own = session.link().conv() == Conv(first.conv);
+        if let Rival::Contested { by, same_conv } = session.rival {
+            let candidate = self.sessions[by].link();
+            if candidate.conv() != Conv(first.conv) {
+                return if own { Ok(key) } else { Err(Drop::WrongConv) };
+            }
+            let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
+            if same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
+                // The peer has more than the candidate ever sent: the old client lives.
+                self.end(now, by, Disconnect::CandidateLost);
+                return Ok(key);
+            }
+            return Ok(by);
+        }
+        let begins = begins(datagram) && may_begin_connect(first.data, UPLINK_BODY_MAX);
+        match (own, begins) {
+            (true, true) if session.link().peer_una() > 0 => {
+                // The client had our answer, so it cannot need this copy.
+                if session.age(now) < RESTART_AFTER {
+                    return Err(Drop::LateFirst);
+                }
+                self.open_candidate(now, key, Conv(first.conv))
+            }
+            (true, _) => Ok(key),
+            (false, true) => self.open_candidate(now, key, Conv(first.conv)),
+            (false, false) => Err(Drop::WrongConv),
+        }
+    }
+
+    fn open_candidate(
+        &mut self,
+        now: Time,
+        of: SessionKey,
+        conv: Conv,
+    ) -> Result<SessionKey, Drop> {
+        let same_conv = self.sessions[of].link().conv() == conv;
+        let by = self.insert_session(now, self.sessions[of].addr, conv)?;
+        self.sessions[by].rival = Rival::Candidate { of, same_conv };
+        self.sessions[of].rival = Rival::Contested { by, same_conv };
+        Ok(by)
+    }
+
+    /// A candidate has proved that its client is the one that lives at the address.
+    pub(super) fn settle_rivalry(&mut self, now: Time, key: SessionKey) {
+        if let Rival::Candidate { of, .. } = self.sessions[key].rival {
+            self.sessions[key].rival = Rival::None;
+            self.sessions[of].rival = Rival::None;
+            let addr = self.sessions[of].addr;
+            self.end(now, of, Disconnect::Restarted);
+            self.by_addr.insert(addr, key);
+        }
+    }
+
+    // --- Time -----------------------------------------------------------------------------
+
+    /// When [`Server::handle_timeout`] must be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.wheel.next_deadline()
+    }
+
+    /// Carries out what is due, at most so much in one turn.
+    pub fn handle_timeout(&mut self, now: Time) {
+        for _ in 0..TIMERS_PER_TURN_MAX {
+            match self.wheel.pop_due(now) {
+                Some((_, Timer::Room(key, generation))) => self.room_timer(now, key, generation),
+                Some((_, Timer::Session(key, generation))) => {
+                    self.session_timer(now, key, generation);
+                }
+                None => break,
+            }
+        }
+        self.check_invariants();
+    }
+
+    fn room_timer(&mut self, now: Time, key: RoomKey, generation: u64) {
+        let Some(slot) = self.rooms.get_mut(key) else {
+            return;
+        };
+        if slot.timer.is_none_or(|(_, own)| own != generation) {
+            return;
+        }
+        slot.timer = None;
+        if slot.room.is_gone(now) {
+            self.remove_room(now, key);
+        } else {
+            self.in_room(now, key, Room::handle_timeout);
+        }
+    }
+
+    fn session_timer(&mut self, now: Time, key: SessionKey, generation: u64) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if session.timer.is_none_or(|(_, own)| own != generation) {
+            return;
+        }
+        session.timer = None;
+        if let Some(reason) = session.fate(now, self.config.idle_timeout) {
+            return self.end(now, key, reason);
+        }
+        if session.falls_offline(now) {
+            self.report_online(now, key, false);
+        }
+        self.mark_dirty(key);
+    }
+
+    /// Sets a room's timer to its next deadline. One that fires too early is set again when
+    /// it does; only an earlier deadline needs a new one.
+    pub(super) fn arm_room(&mut self, key: RoomKey) {
+        let slot = &mut self.rooms[key];
+        let deadline = slot.room.next_deadline();
+        if slot.timer.is_none_or(|(at, _)| deadline < at) {
+            self.generation += 1;
+            slot.timer = Some((deadline, self.generation));
+            self.wheel
+                .insert(deadline, Timer::Room(key, self.generation));
+        }
+    }
+
+    fn arm_session(&mut self, now: Time, key: SessionKey) {
+        let owed = self.is_owed(key);
+        let session = &mut self.sessions[key];
+        let deadline = session.next_deadline(now, self.config.idle_timeout, owed);
+        if session.timer.is_none_or(|(at, _)| deadline < at) {
+            self.generation += 1;
+            session.timer = Some((deadline, self.generation));
+            self.wheel
+                .insert(deadline, Timer::Session(key, self.generation));
+        }
+    }
+
+    fn remove_room(&mut self, now: Time, key: RoomKey) {
+        let slot = &self.rooms[key];
+        let holders: Vec<SessionKey> = slot.sessions.iter().flatten().copied().collect();
+        for session in holders {
+            self.end(now, session, Disconnect::RoomGone);
+        }
+        // Those that claim a seat and have proved nothing find no room at their proof.
+        let slot = self.rooms.remove(key);
+        let id = slot.room.id();
+        if self.by_room.get(&id) == Some(&key) {
+            self.by_room.remove(&id);
+        }
+        while self.finished.len() >= FINISHED_MATCHES_MAX
+            || self
+                .finished
+                .front()
+                .is_some_and(|(at, _)| now.since(*at) > FINISHED_MATCH_LIFE)
+        {
+            self.finished.pop_front();
+        }
+        self.finished.push_back((now, slot.room.view()));
+    }
+
+    // --- Output ---------------------------------------------------------------------------
+
+    pub(super) fn mark_dirty(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key];
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// Pumps and flushes every session that has something to say, and exchanges the filled
+    /// batch for the caller's, which should be empty.
+    pub fn poll_transmit(&mut self, now: Time, batch: &mut Transmits) {
+        // Ending one session can give another something to say, behind the end of the list.
+        let mut next = 0;
+        while let Some(key) = self.dirty.get(next).copied() {
+            next += 1;
+            let listed = self.sessions.get_mut(key).map(|session| &mut session.dirty);
+            if listed.is_some_and(std::mem::take) {
+                self.finish_turn_of(now, key);
+            }
+        }
+        self.dirty.clear();
+        self.sink.swap(batch);
+        self.counters.datagrams_out += batch.len() as u64;
+        self.counters.bytes_out += batch.byte_count() as u64;
+        self.check_invariants();
+    }
+
+    /// Pumps and flushes one session, once in a turn, and sets its timer.
+    fn finish_turn_of(&mut self, now: Time, key: SessionKey) {
+        self.pump(now, key);
+        if let Some(reason) = self.sessions[key].fate(now, self.config.idle_timeout) {
+            return self.end(now, key, reason);
+        }
+        let owed = self.is_owed(key);
+        let probed = self.sessions[key].flush(now, self.config.idle_timeout, owed);
+        self.counters.probes += u64::from(probed);
+        self.arm_session(now, key);
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        if self.events.len() == EVENTS_WAITING_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    // --- Sessions -------------------------------------------------------------------------
+
+    /// Ends a session without a word: a word would reach whoever is at the address now.
+    pub(super) fn end(&mut self, now: Time, key: SessionKey, reason: Disconnect) {
+        let session = self.sessions.remove(key);
+        self.counters.disconnect(reason);
+        match session.rival {
+            Rival::None => {
+                self.by_addr.remove(&session.addr);
+            }
+            Rival::Candidate { of, .. } => {
+                self.sessions[of].rival = Rival::None;
+                self.mark_dirty(of);
+            }
+            Rival::Contested { by, .. } => {
+                // The candidate is all that is left at the address.
+                self.sessions[by].rival = Rival::None;
+                self.by_addr.insert(session.addr, by);
+                self.mark_dirty(by);
+            }
+        }
+        if let Place::Holds(room, seat) = session.place {
+            let player = self.rooms[room].room.player_at(seat);
+            let id = self.rooms[room].room.id();
+            self.rooms[room].sessions[seat.index()] = None;
+            self.tell(Event::SeatLeft {
+                addr: session.addr,
+                player,
+                room: id,
+                reason,
+            });
+            self.in_room(now, room, |room, now, out| room.leave_seat(now, seat, out));
+        }
+    }
+
+    /// Holds the server against what must always be true of it, in debug builds, while it
+    /// is small enough for that to cost little.
+    fn check_invariants(&self) {
+        const SMALL: usize = 64;
+        if cfg!(debug_assertions) && self.sessions.len() + self.rooms.len() <= SMALL {
+            self.assert_invariants();
+        }
+    }
+
+    /// Holds the server against what must always be true of it.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn assert_invariants(&self) {
+        for (key, session) in &self.sessions {
+            let at_addr = self.by_addr.get(&session.addr).copied();
+            match session.rival {
+                Rival::None => assert_eq!(at_addr, Some(key)),
+                Rival::Contested { by, .. } => {
+                    assert_eq!(at_addr, Some(key));
+                    let back = self.sessions[by].rival;
+                    assert!(matches!(back, Rival::Candidate { of, .. } if of == key));
+                }
+                Rival::Candidate { of, .. } => {
+                    assert_eq!(at_addr, Some(of));
+                    let back = self.sessions[of].rival;
+                    assert!(matches!(back, Rival::Contested { by, .. } if by == key));
+                }
+            }
+            if let Place::Holds(room, seat) = session.place {
+                assert!(session.link().is_proved(), "a seat is held without a proof");
+                assert_eq!(self.rooms[room].sessions[seat.index()], Some(key));
+            }
+            assert!(
+                session.dirty || session.timer.is_some(),
+                "a session sleeps for good"
+            );
+        }
+        let candidates = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| matches!(s.rival, Rival::Candidate { .. }));
+        assert_eq!(self.by_addr.len() + candidates.count(), self.sessions.len());
+        for (key, slot) in &self.rooms {
+            slot.room.check_invariants();
+            let timer = slot.timer.expect("a room always has a deadline");
+            assert!(
+                timer.0 <= slot.room.next_deadline(),
+                "room {key} oversleeps"
+            );
+            for (index, session) in slot.sessions.iter().enumerate() {
+                let seat = Seat::from_index(index);
+                assert_eq!(session.is_some(), slot.room.is_held(seat));
+                if let Some(session) = session {
+                    assert_eq!(self.sessions[*session].place, Place::Holds(key, seat));
+                }
+            }
+        }
+    }
+}
+
+/// Whether a datagram can be the first of a conversation: it begins with the first data, and
+/// acknowledges nothing, since nothing was sent.
+fn begins(datagram: &Datagram<'_>) -> bool {
+    let first = datagram.first();
+    let asks_nothing = |segment: Segment<'_>| segment.una == 0 && segment.cmd != Cmd::Ack;
+    first.cmd == Cmd::Push && first.sn == 0 && datagram.segments().all(asks_nothing)
+}
+
+fn check_members(members: &[PlayerId], most: usize) -> Result<(), CreateError> {
+    let invalid = |reason| {
+        Err(CreateError::Invalid {
+            field: "members",
+            reason,
+        })
+    };
+    if members.is_empty() {
+        return invalid("none is given; name at least one player".into());
+    }
+    if members.len() > most {
+        let given = members.len();
+        return invalid(format!(
+            "{given} are given; at most {most} fit a room (--max-players-per-room)"
+        ));
+    }
+    let mut sorted = members.to_vec();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(twice) => invalid(format!("{} is given twice; name it once", twice[0])),
+        None => Ok(()),
+    }
+}
+
+fn in_range(
+    field: &'static str,
+    value: u32,
+    range: RangeInclusive<u32>,
+) -> Result<u32, CreateError> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = range.into_inner();
+    Err(CreateError::Invalid {
+        field,
+        reason: format!("{value} is not from {low} to {high}"),
+    })
+}

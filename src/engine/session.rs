@@ -1,0 +1,302 @@
+//! A session: one peer's conversation, from its first datagram to its end.
+//!
+//! It holds the [`Link`] (KCP), puts the packets of the stream together, and judges the
+//! peer by what is heard of it: alive, quiet, silent, stalled. It knows its place in a
+//! room only as a number; [`crate::engine::server`] looks after both.
+//!
+//! Three states of the outside world decide what leaves it:
+//!
+//! - *open*: KCP sends as it likes;
+//! - *quiet*: a peer that had proved its address has been silent for 500 ms. It gets only
+//!   probes until it speaks, so that no retransmission reaches a client which was
+//!   restarted on the same address and occupies its sequence numbers;
+//! - *contested*: something at the address began a new conversation under the same number.
+//!   The session pauses, and a candidate beside it finds out which of the two lives.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::drops::{Disconnect, Drop};
+use super::id::{Conv, PlayerId, RoomId, Seat};
+use super::link::{Link, Valve};
+use super::time::Time;
+use super::transmit::Sink;
+use super::wire::packet::PacketReader;
+use super::wire::segment::Datagram;
+use crate::limits::{
+    BACKLOG_MAX, CANDIDATE_LIFE, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE,
+    PROBE_EVERY_SLOW, QUIET_AFTER,
+};
+
+/// The slab key of a session.
+pub(super) type SessionKey = usize;
+/// The slab key of a room.
+pub(super) type RoomKey = usize;
+
+/// Where a session stands with rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere.
+    None,
+    /// It was answered Ok to its Connect and gets this player's seat when it proves its
+    /// address, if the room still runs then.
+    Claims(PlayerId, RoomId),
+    /// It holds the seat.
+    Holds(RoomKey, Seat),
+}
+
+/// Where a session stands with another one of the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rival {
+    /// It is alone.
+    None,
+    /// This candidate may replace it.
+    Contested {
+        /// The candidate.
+        by: SessionKey,
+        /// Both use the same conversation number, so that one confuses the other's client.
+        same_conv: bool,
+    },
+    /// It is a candidate and may replace this one.
+    Candidate {
+        /// The session it may replace.
+        of: SessionKey,
+        /// Both use the same conversation number.
+        same_conv: bool,
+    },
+}
+
+impl Rival {
+    /// Whether it is a candidate that may replace this session.
+    pub(super) fn is_candidate_of(self, session: SessionKey) -> bool {
+        matches!(self, Rival::Candidate { of, .. } if of == session)
+    }
+}
+
+/// What a datagram has changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct News {
+    /// The peer has just proved its address.
+    pub(super) proved: bool,
+    /// It had been silent for so long that its seat counted as offline.
+    pub(super) back: bool,
+}
+
+/// One peer's conversation.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) addr: SocketAddr,
+    pub(super) place: Place,
+    pub(super) rival: Rival,
+    /// Its packets; taken out while they are read.
+    pub(super) reader: PacketReader,
+    link: Link,
+    opened_at: Time,
+    /// The last sign of life.
+    heard_at: Time,
+    /// The last time that something was acknowledged, or that nothing was outstanding.
+    progress_at: Time,
+    probed_at: Option<Time>,
+    /// Its silence has been reported to its room.
+    offline: bool,
+    /// It waits in the server's list for the end of the turn.
+    pub(super) dirty: bool,
+    /// Its timer in the wheel: deadline and generation.
+    pub(super) timer: Option<(Time, u64)>,
+}
+
+impl Session {
+    pub(super) fn new(
+        now: Time,
+        addr: SocketAddr,
+        conv: Conv,
+        clock_base: u32,
+        sink: Sink,
+    ) -> Session {
+        Session {
+            addr,
+            place: Place::None,
+            rival: Rival::None,
+            reader: PacketReader::default(),
+            link: Link::new(conv, clock_base, sink),
+            opened_at: now,
+            heard_at: now,
+            progress_at: now,
+            probed_at: None,
+            offline: false,
+            dirty: false,
+            timer: None,
+        }
+    }
+
+    // --- Getters --------------------------------------------------------------------------
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(super) fn age(&self, now: Time) -> Duration {
+        now.since(self.opened_at)
+    }
+
+    /// Whether its stream may be read: what follows a Connect waits for the proof.
+    pub(super) fn may_be_read(&self) -> bool {
+        !matches!(self.place, Place::Claims(..))
+    }
+
+    /// Whether the peer had proved its address and is silent now.
+    fn is_quiet(&self, now: Time) -> bool {
+        self.link.is_proved() && now.since(self.heard_at) >= QUIET_AFTER
+    }
+
+    fn valve(&self, now: Time) -> Valve {
+        match self.rival {
+            Rival::Contested {
+                same_conv: true, ..
+            } => Valve::Shut,
+            _ if self.is_quiet(now) => Valve::Shut,
+            // It must go on repeating its Connect: if the rival turns out to be alive, or
+            // a datagram of the old client makes it look so, the next copy tries again.
+            Rival::Candidate {
+                same_conv: true, ..
+            } => Valve::NoAcknowledgements,
+            _ => Valve::Open,
+        }
+    }
+
+    /// Whether more frames may be put into the link now.
+    pub(super) fn takes_frames(&self, now: Time) -> bool {
+        self.valve(now) == Valve::Open
+    }
+
+    /// Why the session must end now, if it must.
+    pub(super) fn fate(&self, now: Time, idle_timeout: Duration) -> Option<Disconnect> {
+        let candidate = matches!(self.rival, Rival::Candidate { .. });
+        if candidate && self.age(now) >= CANDIDATE_LIFE {
+            Some(Disconnect::CandidateLost)
+        } else if now.since(self.heard_at) >= idle_timeout {
+            Some(Disconnect::Idle)
+        } else if self.link.backlog() > 0 && now.since(self.progress_at) >= idle_timeout {
+            Some(Disconnect::Stalled)
+        } else if self.link.backlog() > BACKLOG_MAX {
+            Some(Disconnect::Backlog)
+        } else {
+            None
+        }
+    }
+
+    /// When [`Session::fate`], [`Session::falls_offline`] or [`Session::flush`] must be
+    /// looked at again though nothing happens; later than `now`.
+    pub(super) fn next_deadline(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
+        let mut at = self.heard_at + idle_timeout;
+        let mut sooner = |deadline: Time| at = at.min(deadline);
+        if self.link.backlog() > 0 {
+            sooner(self.progress_at + idle_timeout);
+        }
+        if matches!(self.rival, Rival::Candidate { .. }) {
+            sooner(self.opened_at + CANDIDATE_LIFE);
+        }
+        if !self.offline {
+            sooner(self.heard_at + OFFLINE_AFTER);
+        }
+        if self.may_probe() {
+            sooner(self.next_probe(now, idle_timeout, owed));
+        }
+        if self.valve(now) != Valve::Shut {
+            self.link.next_flush(now).into_iter().for_each(sooner);
+        }
+        at.max(now + Duration::from_micros(1))
+    }
+
+    // --- Commands -------------------------------------------------------------------------
+
+    /// Queues one packet, as one KCP message.
+    pub(super) fn send(&mut self, now: Time, packet: &[u8]) {
+        if self.link.backlog() == 0 {
+            self.progress_at = now;
+        }
+        self.link.send(packet);
+    }
+
+    /// Takes in a datagram of this conversation.
+    ///
+    /// # Errors
+    /// Why it was dropped whole.
+    pub(super) fn input(&mut self, now: Time, datagram: &mut Datagram<'_>) -> Result<News, Drop> {
+        self.link.set_valve(self.valve(now));
+        let heard = self.link.input(now, datagram)?;
+        let mut back = false;
+        if heard.fresh {
+            // What is older than the newest may come from the past of the same address and
+            // is no sign of life.
+            self.heard_at = now;
+            back = std::mem::take(&mut self.offline);
+        }
+        if heard.progress {
+            self.progress_at = now;
+        }
+        Ok(News {
+            proved: heard.proved,
+            back,
+        })
+    }
+
+    /// Takes the next whole message into `buffer`.
+    ///
+    /// # Errors
+    /// [`Disconnect::MessageTooLarge`].
+    pub(super) fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Disconnect> {
+        self.link.recv(buffer)
+    }
+
+    /// Whether its silence makes its seat offline now; true once for each silence.
+    pub(super) fn falls_offline(&mut self, now: Time) -> bool {
+        let falls = !self.offline && now.since(self.heard_at) >= OFFLINE_AFTER;
+        self.offline |= falls;
+        falls
+    }
+
+    /// Lets leave what is due. `owed` says that the room has more for it. Returns whether
+    /// a probe was sent.
+    pub(super) fn flush(&mut self, now: Time, idle_timeout: Duration, owed: bool) -> bool {
+        let valve = self.valve(now);
+        self.link.set_valve(valve);
+        if valve != Valve::Shut {
+            let due = self.link.next_flush(now).is_some_and(|at| at <= now);
+            if due || self.link.wants_flush() {
+                self.link.flush(now);
+            }
+        }
+        let probe = self.may_probe() && self.next_probe(now, idle_timeout, owed) <= now;
+        if probe {
+            self.probed_at = Some(now);
+            self.link.probe(now);
+        }
+        probe
+    }
+
+    /// A paused session lets the candidate do the talking, and nobody probes a stranger.
+    fn may_probe(&self) -> bool {
+        self.link.is_proved()
+            && !matches!(
+                self.rival,
+                Rival::Contested {
+                    same_conv: true,
+                    ..
+                }
+            )
+    }
+
+    fn next_probe(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
+        let quiet_at = self.heard_at + QUIET_AFTER;
+        let every = if self.link.backlog() == 0 && !owed {
+            PROBE_EVERY_IDLE.min(idle_timeout / 4)
+        } else if now.since(self.heard_at) < OFFLINE_AFTER {
+            PROBE_EVERY_FAST
+        } else {
+            PROBE_EVERY_SLOW
+        };
+        self.probed_at
+            .map_or(quiet_at, |at| quiet_at.max(at + every))
+    }
+}

@@ -4,8 +4,8 @@
 //! so tests need no process. (One exception: a host's name in an address is looked up.)
 //! Each setting is one `Setting` below; its flag, its environment variable, its line of
 //! the help and its errors all come from there. Ranges live in [`crate::limits`], defaults
-//! of the engine in [`crate::engine::config::Config`]. The first thing that is wrong is the error,
-//! and every error is one line that says what would be right.
+//! of the engine in [`crate::engine::config::Config`]. The first thing that is wrong is the
+//! error, and every error is one line that says what would be right.
 //!
 //! clap splits the arguments and lays out the help. Values are judged here, because its
 //! errors take several lines and do not know which variable a value came from.
@@ -144,39 +144,23 @@ pub fn parse(
 
 /// Every setting by name, typed and checked.
 fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
-    let ready_timeout = source.given(&READY_TIMEOUT)?;
-    let room_timeout = source.given(&ROOM_TIMEOUT)?;
-    let settings = Settings {
+    Ok(Settings {
         udp: source.given(&UDP)?.listen()?,
         web: source.given(&WEB)?.listen()?,
         log: source.given(&LOG)?.filter()?,
         engine: engine::config::Config {
             hz: source.given(&HZ)?.count()?,
             broadcast_every: source.given(&BROADCAST_EVERY)?.count()?,
-            ready_timeout: ready_timeout.seconds()?,
+            ready_timeout: source.given(&READY_TIMEOUT)?.seconds()?,
             max_frames: source.given(&MAX_FRAMES)?.count()?,
-            room_timeout: room_timeout.seconds()?,
+            room_timeout: source.given(&ROOM_TIMEOUT)?.seconds()?,
             reconnect_grace: source.given(&RECONNECT_GRACE)?.seconds()?,
             idle_timeout: source.given(&IDLE_TIMEOUT)?.seconds()?,
             max_rooms: source.given(&MAX_ROOMS)?.count()?,
             max_sessions: source.given(&MAX_SESSIONS)?.count()?,
             max_players_per_room: source.given(&MAX_PLAYERS_PER_ROOM)?.count()?,
         },
-    };
-    if settings.engine.room_timeout <= settings.engine.ready_timeout {
-        return Err(room_ends_while_it_waits(&room_timeout, &ready_timeout));
-    }
-    Ok(settings)
-}
-
-/// The one relation between settings: a room that is over before the wait for absent members
-/// ends would never play without them. The setting that the user gave is the one named.
-fn room_ends_while_it_waits(room: &Given, ready: &Given) -> ConfigError {
-    if room.origin == Origin::Default {
-        ready.wrong(format!("less than {} ({})", room.name(), room.text))
-    } else {
-        room.wrong(format!("more than {} ({})", ready.name(), ready.text))
-    }
+    })
 }
 
 // --- The settings -------------------------------------------------------------------------
@@ -268,8 +252,7 @@ static READY_TIMEOUT: Setting = Setting {
     kind: Kind::Seconds {
         range: limits::READY_TIMEOUT_RANGE,
     },
-    help: "Time from the first member in the room to a start without the others; \
-           less than --room-timeout",
+    help: "Time from the first member in the room to a start without the others",
 };
 
 static MAX_FRAMES: Setting = Setting {
@@ -925,19 +908,6 @@ mod tests {
             256
         );
         refusal("--max-players-per-room 257");
-    }
-
-    #[test]
-    fn a_room_outlives_its_wait_for_members() {
-        assert_eq!(
-            refusal("--room-timeout 10"),
-            "--room-timeout: \"10\" is not more than --ready-timeout (20)"
-        );
-        assert_eq!(
-            refusal("LOCKSTEP_READY_TIMEOUT=300"),
-            "LOCKSTEP_READY_TIMEOUT: \"300\" is not less than --room-timeout (300)"
-        );
-        run("--room-timeout 10 --ready-timeout 9.5");
     }
 
     #[test]

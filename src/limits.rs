@@ -181,8 +181,18 @@ pub const COMMANDS_WAITING_MAX: usize = 1024;
 /// Events kept for the shell if it does not drain them; the oldest goes first.
 pub const EVENTS_WAITING_MAX: usize = 65_536;
 
+/// Lateness of the loop from which on the server calls itself degraded: three frames at the
+/// usual rate.
+pub const DEGRADED_LATENESS: Duration = Duration::from_millis(100);
+
+/// Time for which the server stays degraded after it was late.
+pub const DEGRADED_FOR: Duration = Duration::from_secs(10);
+
 /// Bytes asked of the system for each direction of the UDP socket.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Time between two looks at the wall's clock, which may be set anew while we run.
+pub const WALL_EVERY: Duration = Duration::from_secs(1);
 
 /// Time for which a server that was asked to stop still flushes its last messages.
 pub const SHUTDOWN_FLUSH: Duration = Duration::from_millis(1500);

@@ -1,3 +1,68 @@
-//! Not written yet.
+//! The server: settings, log, sockets, the HTTP side thread, then the event loop.
 
-fn main() {}
+use std::process::ExitCode;
+
+use lockstep_server::config::{self, Parsed, Settings};
+use lockstep_server::io::event_loop::EventLoop;
+use lockstep_server::io::signals::Signals;
+use lockstep_server::io::system;
+use lockstep_server::io::udp::Udp;
+
+/// Exit status for settings that are wrong.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let env = |name: &str| std::env::var_os(name);
+    let settings = match config::parse(std::env::args_os(), &env) {
+        Ok(Parsed::Run(settings)) => settings,
+        Ok(Parsed::Say(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    match run(*settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn fail(why: &str, status: u8) -> ExitCode {
+    eprintln!("lockstep-server: {why}");
+    ExitCode::from(status)
+}
+
+fn run(settings: Settings) -> Result<(), String> {
+    env_logger::Builder::new()
+        .parse_filters(&settings.log)
+        .init();
+    let descriptors = system::raise_descriptor_limit();
+    let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
+    let secrets = system::draw_secrets().map_err(|error| format!("randomness: {error}"))?;
+    let udp = Udp::bind(settings.udp).map_err(|error| cannot_bind(&settings, &error))?;
+    let udp_addr = udp
+        .local_addr()
+        .map_err(|error| format!("--udp: {error}"))?;
+    let (event_loop, _control) = EventLoop::new(udp, signals, settings.engine, secrets)
+        .map_err(|error| format!("event loop: {error}"))?;
+
+    log::info!("KCP on udp {udp_addr}");
+    if let Some(descriptors) = descriptors {
+        log::debug!("may open {descriptors} files and sockets");
+    }
+
+    event_loop
+        .run()
+        .map_err(|error| format!("event loop: {error}"))
+}
+
+fn cannot_bind(settings: &Settings, error: &std::io::Error) -> String {
+    let (value, port) = (settings.udp, settings.udp.port());
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            "--udp: {value:?} cannot be used: UDP port {port} is in use; stop what uses it or \
+             choose another port"
+        ),
+        _ => format!("--udp: {value:?} cannot be used: {error}"),
+    }
+}

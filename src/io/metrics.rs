@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+
 use crate::engine::counters::Counters;
+use crate::engine::time::Time;
+use crate::limits::{DEGRADED_FOR, DEGRADED_LATENESS};
+
+/// Largest lateness of the loop that is told apart from larger ones, in us.
+const LATENESS_US_MAX: u64 = 60_000_000;
 
 /// All counters, at one moment.
 #[derive(Clone, Debug)]
@@ -18,7 +25,7 @@ pub struct Stats {
 }
 
 /// What the shell counts since the start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ShellCounters {
     /// Turns of the loop.
     pub turns: u64,
@@ -28,4 +35,80 @@ pub struct ShellCounters {
     pub sends_refused: u64,
     /// Errors of the socket while receiving.
     pub receive_errors: u64,
+    /// How late the loop was for its earliest deadline, in us.
+    pub loop_lateness_us: Histogram<u64>,
+}
+
+impl Default for ShellCounters {
+    fn default() -> ShellCounters {
+        ShellCounters {
+            turns: 0,
+            commands: 0,
+            sends_refused: 0,
+            receive_errors: 0,
+            loop_lateness_us: Histogram::new_with_bounds(1, LATENESS_US_MAX, 2)
+                .expect("the bounds are legal"),
+        }
+    }
+}
+
+/// Remembers for a while that the loop was late.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Health {
+    /// The worst lateness that counts, and when it was.
+    worst: Option<(Duration, Time)>,
+}
+
+impl Health {
+    /// Takes note of how late the loop was.
+    pub fn note(&mut self, now: Time, lateness: Duration) {
+        let worst = self.worst_at(now).unwrap_or_default();
+        if lateness >= DEGRADED_LATENESS && lateness >= worst {
+            self.worst = Some((lateness, now));
+        }
+    }
+
+    /// Why the server is degraded, `None` while all is well.
+    pub fn degraded(&self, now: Time) -> Option<String> {
+        self.worst_at(now).map(|lateness| {
+            let ms = lateness.as_millis();
+            let seconds = DEGRADED_FOR.as_secs();
+            format!("the loop was {ms} ms late within the last {seconds} s")
+        })
+    }
+
+    fn worst_at(&self, now: Time) -> Option<Duration> {
+        self.worst
+            .filter(|(_, at)| now.since(*at) <= DEGRADED_FOR)
+            .map(|(lateness, _)| lateness)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lateness_degrades_for_a_while_and_no_longer() {
+        let mut health = Health::default();
+        let at = Time::from_millis(1000);
+        health.note(at, DEGRADED_LATENESS - Duration::from_micros(1));
+        assert_eq!(health.degraded(at), None);
+        health.note(at, Duration::from_millis(250));
+        health.note(at, Duration::from_millis(150));
+        assert!(
+            health
+                .degraded(at)
+                .is_some_and(|reason| reason.contains("250 ms"))
+        );
+        assert!(health.degraded(at + DEGRADED_FOR).is_some());
+        let later = at + DEGRADED_FOR + Duration::from_micros(1);
+        assert_eq!(health.degraded(later), None);
+        health.note(later, Duration::from_millis(150));
+        assert!(
+            health
+                .degraded(later)
+                .is_some_and(|reason| reason.contains("150 ms"))
+        );
+    }
 }

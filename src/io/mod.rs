@@ -1,4 +1,12 @@
-//! Everything impure.
+//! Everything impure: the event loop and what it stands on.
+//!
+//! One poll loop ([`event_loop`]) owns the UDP socket ([`udp`]) and the engine. Side threads
+//! reach it through [`control`] alone; [`signals`] tells it to stop, [`system`] prepares the
+//! process, and [`metrics`] is what it measures of itself.
 
 pub mod control;
+pub mod event_loop;
 pub mod metrics;
+pub mod signals;
+pub mod system;
+pub mod udp;

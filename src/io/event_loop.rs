@@ -1,0 +1,311 @@
+//! The event loop: the one thread that owns the UDP socket and the engine.
+//!
+//! Each turn reads the clock once, carries out what is due, takes in a bounded number of
+//! datagrams and commands, and sends what has come of it. Whatever is left waits for the
+//! next turn, which then follows without a pause.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::{Events, Poll, Token, Waker};
+
+use crate::engine::config::{Config, Secrets};
+use crate::engine::event::Event;
+use crate::engine::server::Server;
+use crate::engine::time::Time;
+use crate::engine::transmit::Transmits;
+use crate::io::control::{self, Control, Handle, Mailbox};
+use crate::io::metrics::{Health, ShellCounters, Stats};
+use crate::io::signals::Signals;
+use crate::io::udp::Udp;
+use crate::limits::{
+    COMMANDS_PER_TURN_MAX, DATAGRAM_MAX, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, WALL_EVERY,
+};
+
+const UDP: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const WAKER: Token = Token(2);
+
+/// The loop, ready to run.
+#[derive(Debug)]
+pub struct EventLoop {
+    poll: Poll,
+    udp: Udp,
+    signals: Signals,
+    mailbox: Mailbox,
+    server: Server,
+    clock: Clock,
+    /// Datagrams may wait: the socket was not read to its end.
+    udp_ready: bool,
+    /// Commands may wait.
+    mail_ready: bool,
+    /// When to give up on the last messages, once the server stops.
+    stop_at: Option<Time>,
+    health: Health,
+    counters: ShellCounters,
+    buffer: Box<[u8; DATAGRAM_MAX]>,
+    batch: Transmits,
+}
+
+/// The engine's time and the wall's.
+#[derive(Debug)]
+struct Clock {
+    origin: Instant,
+    /// When the engine is next told what the wall shows.
+    wall_due: Time,
+}
+
+impl Clock {
+    fn now(&self) -> Time {
+        Time::since_origin(self.origin.elapsed())
+    }
+}
+
+/// What the wall shows, in Unix microseconds.
+fn wall_us() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl EventLoop {
+    /// A loop around `udp`, and the handle through which side threads reach it.
+    ///
+    /// # Errors
+    /// What the system says when it is asked for a poll.
+    pub fn new(
+        mut udp: Udp,
+        mut signals: Signals,
+        config: Config,
+        secrets: Secrets,
+    ) -> io::Result<(EventLoop, Handle)> {
+        let poll = Poll::new()?;
+        udp.register(poll.registry(), UDP)?;
+        signals.register(poll.registry(), SIGNALS)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (handle, mailbox) = control::channel(move || {
+            // If the loop is gone the asker finds out by itself.
+            let _ = waker.wake();
+        });
+        let event_loop = EventLoop {
+            poll,
+            udp,
+            signals,
+            mailbox,
+            server: Server::new(config, secrets, wall_us()),
+            clock: Clock {
+                origin: Instant::now(),
+                wall_due: Time::ZERO,
+            },
+            udp_ready: true,
+            mail_ready: true,
+            stop_at: None,
+            health: Health::default(),
+            counters: ShellCounters::default(),
+            buffer: Box::new([0; DATAGRAM_MAX]),
+            batch: Transmits::default(),
+        };
+        Ok((event_loop, handle))
+    }
+
+    /// Runs until the process is asked to stop and everybody has been told, or for
+    /// [`SHUTDOWN_FLUSH`] after that.
+    ///
+    /// # Errors
+    /// If polling fails: nothing can go on then.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(16);
+        loop {
+            self.wait(&mut events)?;
+            let now = self.clock.now();
+            self.turn(now);
+            if self.signals.take_stop() && self.stop_at.is_none() {
+                self.stop(now);
+            }
+            if self
+                .stop_at
+                .is_some_and(|at| at <= now || !self.server.has_outstanding())
+            {
+                log::info!("stopped");
+                return Ok(());
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Time) {
+        log::info!(
+            "asked to stop: closing {} rooms",
+            self.server.counters().rooms
+        );
+        self.stop_at = Some(now + SHUTDOWN_FLUSH);
+        self.server.stop(now);
+        self.send(now);
+        self.tell();
+    }
+
+    /// Sleeps until something happens or is due, not at all if something was left over.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let due = self
+            .server
+            .poll_timeout()
+            .into_iter()
+            .chain(self.stop_at)
+            .min();
+        let timeout = if self.udp_ready || self.mail_ready {
+            Some(Duration::ZERO)
+        } else {
+            let due = due.map(|due| due.since(self.clock.now()));
+            due.into_iter().chain(self.signals.patience()).min()
+        };
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in events.iter() {
+            match event.token() {
+                UDP => self.udp_ready = true,
+                WAKER => self.mail_ready = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, now: Time) {
+        self.counters.turns += 1;
+        if self.clock.wall_due <= now {
+            self.clock.wall_due = now + WALL_EVERY;
+            self.server.set_wall(now, wall_us());
+        }
+        if let Some(due) = self.server.poll_timeout().filter(|due| *due <= now) {
+            let lateness = now.since(due);
+            let us = u64::try_from(lateness.as_micros()).unwrap_or(u64::MAX);
+            self.counters.loop_lateness_us.saturating_record(us);
+            self.health.note(now, lateness);
+            self.server.handle_timeout(now);
+        }
+        if self.udp_ready {
+            self.receive(now);
+        }
+        if self.mail_ready {
+            self.obey(now);
+        }
+        self.send(now);
+        self.tell();
+    }
+
+    fn receive(&mut self, now: Time) {
+        for _ in 0..DATAGRAMS_PER_TURN_MAX {
+            match self.udp.recv(&mut self.buffer[..]) {
+                Ok((len, from)) => {
+                    self.server
+                        .handle_datagram(now, from, &mut self.buffer[..len]);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.udp_ready = false;
+                    return;
+                }
+                // Some systems report here that an earlier datagram found nobody.
+                Err(_) => self.counters.receive_errors += 1,
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Time) {
+        for _ in 0..COMMANDS_PER_TURN_MAX {
+            let Some(control) = self.mailbox.take() else {
+                self.mail_ready = false;
+                return;
+            };
+            self.counters.commands += 1;
+            match control {
+                Control::Create(spec, answer) => answer.give(self.server.create_room(now, spec)),
+                Control::Close(room, answer) => answer.give(self.server.close_room(now, room)),
+                Control::Room(room, answer) => answer.give(self.server.room(room)),
+                Control::Match(id, answer) => answer.give(self.server.match_(id)),
+                Control::Rooms {
+                    from,
+                    limit,
+                    answer,
+                } => {
+                    answer.give(self.server.rooms(from, limit));
+                }
+                Control::Stats(answer) => answer.give(Box::new(self.stats(now))),
+            }
+        }
+    }
+
+    fn stats(&self, now: Time) -> Stats {
+        let stopping = self.stop_at.map(|_| "the server stops".to_owned());
+        Stats {
+            uptime: now.since(Time::ZERO),
+            degraded: stopping.or_else(|| self.health.degraded(now)),
+            engine: self.server.counters(),
+            shell: self.counters.clone(),
+        }
+    }
+
+    fn send(&mut self, now: Time) {
+        self.server.poll_transmit(now, &mut self.batch);
+        for (to, datagram) in self.batch.iter() {
+            // What the system does not take is lost, as on the network.
+            if self.udp.send(datagram, to).is_err() {
+                self.counters.sends_refused += 1;
+            }
+        }
+        self.batch.clear();
+    }
+
+    /// Turns the engine's events into log lines: a line for a match, none for a packet.
+    fn tell(&mut self) {
+        while let Some(event) = self.server.poll_event() {
+            match event {
+                Event::RoomCreated {
+                    room,
+                    match_id,
+                    players,
+                } => {
+                    log::info!("room {room}: created for {players} players, match {match_id}");
+                }
+                Event::MatchStarted { room, match_id } => {
+                    log::info!("room {room}: match {match_id} started");
+                }
+                Event::MatchOver {
+                    room,
+                    match_id,
+                    reason,
+                    frames,
+                } => log::info!(
+                    "room {room}: match {match_id} over after {frames} frames: {}",
+                    reason.name()
+                ),
+                Event::EpochRenewed { room, lateness } => log::warn!(
+                    "room {room}: {} ms late, its clock begins anew",
+                    lateness.as_millis()
+                ),
+                Event::Refused {
+                    addr,
+                    player,
+                    room,
+                    code,
+                } => {
+                    log::debug!("{addr}: player {player} refused in room {room}: {code:?}");
+                }
+                Event::SeatTaken { addr, player, room } => {
+                    log::debug!("{addr}: player {player} takes a seat in room {room}");
+                }
+                Event::SeatLeft {
+                    addr,
+                    player,
+                    room,
+                    reason,
+                } => log::debug!(
+                    "{addr}: player {player} leaves the seat in room {room}: {}",
+                    reason.name()
+                ),
+            }
+        }
+    }
+}

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use lockstep_server::engine::id::{PlayerId, RoomId};
+use lockstep_server::io::system;
 use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE};
 
 use weather::Weather;
@@ -129,7 +130,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    raise_descriptor_limit();
+    // Each player needs a socket. If it fails, opening the sockets will say so.
+    system::raise_descriptor_limit();
     match run(&args, server) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
@@ -205,18 +207,6 @@ fn resolve(host_port: &str) -> Result<SocketAddr, String> {
     let v4 = all.iter().find(|address| address.is_ipv4());
     let address = v4.or(all.first()).copied();
     address.ok_or_else(|| "this name has no address".to_owned())
-}
-
-/// Each player needs a socket, and systems allow few unless asked.
-fn raise_descriptor_limit() {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, getrlimit, setrlimit};
-        let mut limit = getrlimit(Resource::Nofile);
-        limit.current = limit.maximum;
-        // If it fails, opening the sockets will say so.
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
 }
 
 fn players(text: &str) -> Result<u32, String> {

@@ -209,3 +209,95 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weather::Weather;
+    use lockstep_server::config::Listen;
+    use lockstep_server::engine::config::Config;
+    use lockstep_server::engine::id::{PlayerId, RoomId};
+    use lockstep_server::engine::view::RoomSpec;
+    use lockstep_server::io::event_loop::EventLoop;
+    use lockstep_server::io::signals::Signals;
+    use lockstep_server::io::system;
+    use lockstep_server::io::udp::Udp;
+    use std::net::SocketAddr;
+    use std::sync::mpsc;
+
+    /// Runs a server until the test ends, and creates the rooms of the plan.
+    fn serve(rooms: &[(RoomId, Vec<PlayerId>)]) -> SocketAddr {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
+            let udp = Udp::bind(listen).unwrap();
+            let address = udp.local_addr().unwrap();
+            let secrets = system::draw_secrets().unwrap();
+            let signals = Signals::new().unwrap();
+            let (event_loop, handle) =
+                EventLoop::new(udp, signals, Config::default(), secrets).unwrap();
+            sender.send((address, handle)).unwrap();
+            event_loop.run().unwrap();
+        });
+        let (address, handle) = receiver.recv().unwrap();
+        for (room, members) in rooms {
+            let spec = RoomSpec {
+                room: *room,
+                members: members.clone(),
+                seed: 1,
+                hz: None,
+                broadcast_every: None,
+                max_frames: None,
+            };
+            handle.create(spec).unwrap().unwrap();
+        }
+        address
+    }
+
+    fn plan(weather: Weather) -> Plan {
+        let members = |room| (1..=3).map(|n| PlayerId(room * 1000 + n)).collect();
+        let rooms: Vec<_> = (1..=4).map(|room| (RoomId(room), members(room))).collect();
+        Plan {
+            server: serve(&rooms),
+            rooms,
+            input_every: Some(Duration::from_millis(50)),
+            time: Duration::from_secs(2),
+            hz: 30,
+            weather,
+            seed: 1,
+        }
+    }
+
+    #[test]
+    fn everybody_sees_the_same_match() {
+        let report = play(&plan(Weather::default())).unwrap();
+        assert!(report.all_well(), "{report}");
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["players_started"], 12);
+        // Those of one second: the other one is the quiet end.
+        let sent = json["inputs_sent"].as_u64().unwrap();
+        assert!((12 * 18..=12 * 21).contains(&sent), "{report}");
+        assert_eq!(json["inputs_seen"], sent);
+        assert_eq!(json["latency_ms"]["count"], sent);
+        assert!(json["frames_min"].as_u64().unwrap() >= 55, "{report}");
+    }
+
+    #[test]
+    fn everybody_sees_the_same_match_in_bad_weather() {
+        let weather = Weather {
+            loss: 0.1,
+            delay: Duration::from_millis(20),
+            jitter: Duration::from_millis(10),
+        };
+        let report = play(&plan(weather)).unwrap();
+        assert!(report.all_well(), "{report}");
+    }
+
+    #[test]
+    fn where_nobody_listens_it_says_so() {
+        let mut plan = plan(Weather::default());
+        // Nobody binds this port without rights.
+        plan.server = SocketAddr::from(([127, 0, 0, 1], 9));
+        assert!(play(&plan).unwrap_err().contains("nothing listens"));
+    }
+}

@@ -1,4 +1,5 @@
 //! lockstep-server
+pub mod admin;
 pub mod engine;
 pub mod io;
 pub mod limits;

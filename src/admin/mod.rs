@@ -4,7 +4,9 @@
 //! through [`crate::io::control::Handle`].
 //!
 //! - [`query`] and [`json`] take requests apart, [`order`] gives the pieces their meaning;
-//! - [`routes`] turns a request into an answer, asking through [`desk`].
+//! - [`routes`] turns a request into an answer, asking through [`desk`];
+//! - `server` carries both over tiny_http, and survives what that does wrong;
+//! - `hangup` ends connections that tiny_http would keep.
 
 pub mod counters;
 pub mod desk;
@@ -12,3 +14,8 @@ pub mod json;
 pub mod order;
 pub mod query;
 pub mod routes;
+
+mod hangup;
+mod server;
+
+pub use server::{Admin, AdminConfig, AdminError, Watch, start};

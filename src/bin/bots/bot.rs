@@ -147,7 +147,7 @@ pub(crate) struct Bot {
     up: Way,
     down: Way,
     begins: Time,
-    /// The share of an input period by which this player is later than the first.
+    /// The share of an input period that passes before this player's first input.
     phase: f64,
     stage: Stage,
     has_started: bool,
@@ -199,7 +199,8 @@ impl Bot {
             up: Way::new(plan.weather, seeds.next()),
             down: Way::new(plan.weather, seeds.next()),
             begins,
-            phase: number as f64 / plan.players() as f64,
+            // Evenly within the room, and the rooms evenly within that.
+            phase: (seat as f64 + room as f64 / plan.rooms.len() as f64) / members.len() as f64,
             stage: Stage::Gathering,
             has_started: false,
             expected: 0,

@@ -43,8 +43,8 @@ pub(crate) fn create_room(
             409 => "; choose another --first-room or wait until it is over",
             _ => "",
         };
-        let text = String::from_utf8_lossy(body);
-        return Err(format!("the server says {status}: {}{hint}", text.trim()));
+        let reason = reason(body);
+        return Err(format!("the server says {status}: {reason}{hint}"));
     }
     let body: Value = serde_json::from_slice(body)
         .map_err(|error| format!("the server's answer is not JSON: {error}"))?;
@@ -53,6 +53,17 @@ pub(crate) fn create_room(
         hz: number("hz").filter(|hz| *hz > 0),
         max_frames: number("max_frames"),
     })
+}
+
+/// What an answer that is no success says, in its own words.
+fn reason(body: &[u8]) -> String {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let field = json["error"]["field"].as_str();
+    match (field, json["error"]["reason"].as_str()) {
+        (Some(field), Some(reason)) => format!("{field}: {reason}"),
+        (None, Some(reason)) => reason.to_owned(),
+        (_, None) => String::from_utf8_lossy(body).trim().to_owned(),
+    }
 }
 
 fn post(web: &str, path: &str, body: &str) -> Result<Vec<u8>, String> {
@@ -138,6 +149,14 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_is_told_in_the_words_of_the_server() {
+        let body = br#"{"error": {"field": "members", "reason": "must not be empty"}}"#;
+        assert_eq!(reason(body), "members: must not be empty");
+        assert_eq!(reason(b" no such page\n"), "no such page");
+        assert_eq!(reason(b""), "");
+    }
+
+    #[test]
     fn a_room_is_asked_for_and_what_the_server_says_is_passed_on() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let web = listener.local_addr().unwrap().to_string();
@@ -145,7 +164,7 @@ mod tests {
             let mut bodies = Vec::new();
             for answer in [
                 "HTTP/1.1 201 Created\r\n\r\n{\"hz\": 60, \"max_frames\": 5500}",
-                "HTTP/1.1 409 Conflict\r\n\r\n{\"error\": \"it runs\"}\n",
+                "HTTP/1.1 409 Conflict\r\n\r\n{\"error\": {\"field\": null, \"reason\": \"it runs\"}}",
             ] {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut lines = BufReader::new(&stream);
@@ -175,10 +194,7 @@ mod tests {
         };
         assert_eq!(created, expected);
         let error = create_room(&web, RoomId(7), &members, None).unwrap_err();
-        assert!(
-            error.contains("409: {\"error\": \"it runs\"}; choose"),
-            "{error}"
-        );
+        assert!(error.contains("409: it runs; choose"), "{error}");
         let bodies = server.join().unwrap();
         assert_eq!(
             bodies[0],

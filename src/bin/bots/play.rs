@@ -218,6 +218,7 @@ mod tests {
     use lockstep_server::engine::config::Config;
     use lockstep_server::engine::id::{PlayerId, RoomId};
     use lockstep_server::engine::view::RoomSpec;
+    use lockstep_server::io::control::Handle;
     use lockstep_server::io::event_loop::EventLoop;
     use lockstep_server::io::signals::Signals;
     use lockstep_server::io::system;
@@ -226,7 +227,7 @@ mod tests {
     use std::sync::mpsc;
 
     /// Runs a server until the test ends, and creates the rooms of the plan.
-    fn serve(rooms: &[(RoomId, Vec<PlayerId>)]) -> SocketAddr {
+    fn serve(rooms: &[(RoomId, Vec<PlayerId>)]) -> (SocketAddr, Handle) {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -251,28 +252,34 @@ mod tests {
             };
             handle.create(spec).unwrap().unwrap();
         }
-        address
+        (address, handle)
     }
 
-    fn plan(weather: Weather) -> Plan {
+    fn plan(weather: Weather) -> (Plan, Handle) {
         let members = |room| (1..=3).map(|n| PlayerId(room * 1000 + n)).collect();
         let rooms: Vec<_> = (1..=4).map(|room| (RoomId(room), members(room))).collect();
-        Plan {
-            server: serve(&rooms),
+        let (server, handle) = serve(&rooms);
+        let plan = Plan {
+            server,
             rooms,
             input_every: Some(Duration::from_millis(50)),
             time: Duration::from_secs(2),
             hz: 30,
             weather,
             seed: 1,
-        }
+        };
+        (plan, handle)
+    }
+
+    fn as_json(report: &Report) -> serde_json::Value {
+        serde_json::from_str(&report.to_json()).unwrap()
     }
 
     #[test]
     fn everybody_sees_the_same_match() {
-        let report = play(&plan(Weather::default())).unwrap();
+        let report = play(&plan(Weather::default()).0).unwrap();
         assert!(report.all_well(), "{report}");
-        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let json = as_json(&report);
         assert_eq!(json["players_started"], 12);
         // Those of one second: the other one is the quiet end.
         let sent = json["inputs_sent"].as_u64().unwrap();
@@ -289,13 +296,35 @@ mod tests {
             delay: Duration::from_millis(20),
             jitter: Duration::from_millis(10),
         };
-        let report = play(&plan(weather)).unwrap();
+        let report = play(&plan(weather).0).unwrap();
         assert!(report.all_well(), "{report}");
     }
 
     #[test]
+    fn what_goes_wrong_is_counted_and_told() {
+        let (mut plan, handle) = plan(Weather::default());
+        // Nobody has created this one, and the first one ends before its time.
+        plan.rooms[3].0 = RoomId(77);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            handle.close(RoomId(1)).unwrap();
+        });
+        let report = play(&plan).unwrap();
+        assert!(!report.all_well(), "{report}");
+        let json = as_json(&report);
+        assert_eq!(json["problems"]["closed early"], 3, "{report}");
+        assert_eq!(json["problems"]["refused"], 3, "{report}");
+        assert_eq!(json["players_started"], 9);
+        let text = report.to_string();
+        assert!(
+            text.contains("refused: room 77, player 4001: NoRoom"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn where_nobody_listens_it_says_so() {
-        let mut plan = plan(Weather::default());
+        let (mut plan, _) = plan(Weather::default());
         // Nobody binds this port without rights.
         plan.server = SocketAddr::from(([127, 0, 0, 1], 9));
         assert!(play(&plan).unwrap_err().contains("nothing listens"));

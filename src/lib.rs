@@ -1,4 +1,5 @@
 //! lockstep-server
+pub mod admin;
 pub mod client;
 pub mod config;
 pub mod engine;

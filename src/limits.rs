@@ -203,6 +203,75 @@ pub const SHUTDOWN_FLUSH: Duration = Duration::from_millis(1500);
 /// many, it reads no more, and KCP's window holds the server back.
 pub const CLIENT_EVENTS_MAX: usize = 1024;
 
+// --- HTTP ---------------------------------------------------------------------------------
+
+/// Bytes of a request's path and query.
+pub const HTTP_TARGET_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a request's body: a room of 256 members with ids of 20 digits takes 6 KiB.
+pub const HTTP_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a body up to which a request is dropped. tiny_http then allocates what is left of
+/// the body at once, and an allocation that fails ends the process: larger ones stay for good.
+pub const HTTP_DROP_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Requests that stay for good, each with two descriptors and a thread, before HTTP ends so
+/// that the game keeps its descriptors.
+pub const HTTP_LEAKED_MAX: u64 = 128;
+
+/// Characters of what a user sent that an error repeats.
+pub const HTTP_QUOTE_CHARS_MAX: usize = 40;
+
+/// Rooms in one answer if the question does not say.
+pub const HTTP_ROOMS_DEFAULT: usize = 1000;
+
+/// Rooms in one answer: about 3 MB of JSON at two seats each.
+pub const HTTP_ROOMS_MAX: usize = 10_000;
+
+/// Threads that answer requests whose body has arrived.
+pub const HTTP_WORKERS: usize = 4;
+
+/// Requests with a body still to come that have a thread of their own; one more occupies a
+/// worker.
+pub const HTTP_ASIDE_MAX: usize = 64;
+
+/// Workers of replaced servers that may still hang about; a server is not replaced beyond it.
+pub const HTTP_ABANDONED_MAX: u64 = 64;
+
+/// Time without any request after which the workers of a replaced server go.
+pub const HTTP_ABANDONED_IDLE: Duration = Duration::from_secs(30);
+
+/// Time between two questions of the watchdog.
+pub const HTTP_WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// The same while there is traffic: each question also frees a connection that tiny_http
+/// left lying. One costs about 0.2 ms.
+pub const HTTP_WATCH_EVERY_BUSY: Duration = Duration::from_millis(200);
+
+/// Time that the watchdog waits for its answer. Longer than a worker waits for the loop.
+pub const HTTP_WATCH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Questions without an answer that are forgiven while somebody waits for the loop.
+pub const HTTP_WATCH_FORGIVES: u32 = 3;
+
+/// Time between two replacements at first; it doubles up to the next bound.
+pub const HTTP_RESTART_REST_MIN: Duration = Duration::from_millis(100);
+
+/// Time between two replacements at the most.
+pub const HTTP_RESTART_REST_MAX: Duration = Duration::from_secs(5);
+
+/// Time in which a client takes no byte of its answer before it is given up.
+pub const HTTP_SEND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time for a request from the moment it is taken up to the end of its answer.
+pub const HTTP_REQUEST_LIFE: Duration = Duration::from_secs(20);
+
+/// Time for which the loop is not asked again after it did not answer.
+pub const HTTP_LOOP_REST: Duration = Duration::from_secs(1);
+
+/// Time for which a server that stops lets its last answers go out.
+pub const HTTP_STOP: Duration = Duration::from_millis(250);
+
 // A frame in a message of its own must fit the length field.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
 // An uplink packet must fit a message.
@@ -221,3 +290,7 @@ const _: () = assert!(
     QUIET_AFTER.as_millis() + IDLE_TIMEOUT_RANGE.start().as_millis() / 4
         < IDLE_TIMEOUT_RANGE.start().as_millis()
 );
+// A body that may be read may be dropped, too.
+const _: () = assert!(HTTP_BODY_BYTES_MAX <= HTTP_DROP_BYTES_MAX);
+// One server's workers may be abandoned.
+const _: () = assert!(HTTP_WORKERS as u64 <= HTTP_ABANDONED_MAX);

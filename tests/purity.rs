@@ -184,10 +184,13 @@ fn only_the_link_names_the_kcp_crate() {
 fn only_the_shell_names_the_mio_crate() {
     let rule = Rule {
         words: &["mio::", "use mio", "crate mio"],
-        why: "the loop is in src/io, and main starts it",
+        why: "the loop is in src/io, main starts it, and the tools have loops of their own",
         tests_may: false,
     };
-    assert_none(&check_outside(&["src/io/", "src/main.rs"], &rule));
+    assert_none(&check_outside(
+        &["src/io/", "src/main.rs", "src/bin/"],
+        &rule,
+    ));
 }
 
 fn is_pure(path: &str) -> bool {

@@ -1,0 +1,397 @@
+//! The JSON of the API: orders come in, rooms and counters go out.
+//!
+//! Pure. Ids of 64 bits go out as strings of digits, because a number in JavaScript has 53;
+//! they come in as either. Counters are numbers: none reaches 2^53.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use super::counters::HttpCounters;
+use super::order::{self, BadField, Bounds, Given, Order};
+use crate::engine::counters::Counters;
+use crate::engine::drops::{Disconnect, Drop};
+use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
+use crate::io::metrics::{ShellCounters, Stats};
+
+/// Reads the order of a room from a body.
+///
+/// # Errors
+/// The field `body` if it is no JSON object, else the first field that cannot be.
+pub fn parse(body: &[u8], bounds: Bounds) -> Result<Order, BadField> {
+    let Fields(fields) = serde_json::from_slice(body).map_err(|error| {
+        let example = r#"{"room": 1, "members": [1, 2]}"#;
+        BadField::new(
+            "body",
+            format!("is not a JSON object ({error}); send {example}"),
+        )
+    })?;
+    let mut given = Vec::with_capacity(fields.len());
+    for (name, value) in fields {
+        let value = take(&name, value)?;
+        given.push((name, value));
+    }
+    order::read("members", given, bounds)
+}
+
+/// The fields of an object as they stand: a map would hide one that comes twice.
+struct Fields(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
+        struct AsTheyStand;
+
+        impl<'de> Visitor<'de> for AsTheyStand {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(AsTheyStand)
+    }
+}
+
+fn take(name: &str, value: Value) -> Result<Given, BadField> {
+    match value {
+        Value::Null => Ok(Given::Nothing),
+        Value::Array(values) => {
+            let texts = values.into_iter().map(|value| text(name, value));
+            Ok(Given::Many(texts.collect::<Result<_, _>>()?))
+        }
+        value => Ok(Given::One(text(name, value)?)),
+    }
+}
+
+fn text(name: &str, value: Value) -> Result<String, BadField> {
+    match value {
+        Value::String(text) => Ok(text),
+        // 1.0 stays "1.0" and is refused with those words.
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(BadField::new(
+            name,
+            "must hold a number, or a string of digits",
+        )),
+    }
+}
+
+#[derive(Serialize)]
+struct RoomJson {
+    #[serde(serialize_with = "digits")]
+    room: u64,
+    #[serde(rename = "match", serialize_with = "digits")]
+    match_id: u64,
+    phase: &'static str,
+    over: Option<&'static str>,
+    frame: u32,
+    max_frames: u32,
+    hz: u32,
+    broadcast_every: u32,
+    seed: i32,
+    created: i64,
+    started: Option<i64>,
+    log_bytes: usize,
+    seats: Vec<SeatJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SeatJson {
+    seat: i32,
+    #[serde(serialize_with = "digits")]
+    player: u64,
+    online: bool,
+    ready: bool,
+    progress: i32,
+    cursor: u32,
+    rtt_ms: Option<f64>,
+    result: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RoomsJson {
+    rooms: Vec<RoomJson>,
+    total: usize,
+    next: Option<usize>,
+}
+
+fn digits<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
+
+/// One room.
+pub fn room(view: &RoomView) -> Vec<u8> {
+    bytes(&RoomJson::new(view, None))
+}
+
+/// A room that was just created, with the secret drawn for it.
+pub fn created(view: &RoomView, secret: &str) -> Vec<u8> {
+    bytes(&RoomJson::new(view, Some(secret.to_owned())))
+}
+
+/// A part of the list of rooms.
+pub fn rooms(page: &RoomsPage) -> Vec<u8> {
+    bytes(&RoomsJson {
+        rooms: page
+            .rooms
+            .iter()
+            .map(|view| RoomJson::new(view, None))
+            .collect(),
+        total: page.total,
+        next: page.next,
+    })
+}
+
+/// An error; `field` is what it is about, if it is about one.
+pub fn error(field: Option<&str>, reason: &str) -> Vec<u8> {
+    bytes(&json!({ "error": { "field": field, "reason": reason } }))
+}
+
+/// Whether the server is well.
+pub fn health(degraded: Option<&str>) -> Vec<u8> {
+    bytes(&match degraded {
+        None => json!({ "status": "ok" }),
+        Some(reason) => json!({ "status": "degraded", "reason": reason }),
+    })
+}
+
+/// Every counter.
+pub fn stats(stats: &Stats, http: &HttpCounters) -> Vec<u8> {
+    let lateness = &stats.engine.frame_lateness_us;
+    let late = |quantile: f64| ms(lateness.value_at_quantile(quantile));
+    bytes(&json!({
+        "uptime_s": stats.uptime.as_secs_f64(),
+        "degraded": stats.degraded,
+        "frame_lateness_ms": {
+            "count": lateness.len(),
+            "p50": late(0.5),
+            "p99": late(0.99),
+            "p99.9": late(0.999),
+            "max": ms(lateness.max()),
+        },
+        "engine": engine(&stats.engine),
+        "shell": shell(&stats.shell),
+        "http": http.to_json(),
+    }))
+}
+
+fn engine(counters: &Counters) -> Value {
+    let drops: Map<String, Value> = Drop::ALL
+        .iter()
+        .map(|reason| (reason.name().to_owned(), counters.drops(*reason).into()))
+        .collect();
+    let disconnects: Map<String, Value> = Disconnect::ALL
+        .iter()
+        .map(|reason| {
+            (
+                reason.name().to_owned(),
+                counters.disconnects(*reason).into(),
+            )
+        })
+        .collect();
+    json!({
+        "datagrams_in": counters.datagrams_in,
+        "bytes_in": counters.bytes_in,
+        "datagrams_out": counters.datagrams_out,
+        "bytes_out": counters.bytes_out,
+        "packets_in": counters.packets_in,
+        "inputs": counters.inputs,
+        "frames": counters.frames,
+        "sessions_opened": counters.sessions_opened,
+        "rooms_created": counters.rooms_created,
+        "matches_started": counters.matches_started,
+        "matches_over": counters.matches_over,
+        "epochs_renewed": counters.epochs_renewed,
+        "probes": counters.probes,
+        "sessions": counters.sessions,
+        "rooms": counters.rooms,
+        "timers": counters.timers,
+        "drops": drops,
+        "disconnects": disconnects,
+    })
+}
+
+fn shell(counters: &ShellCounters) -> Value {
+    json!({
+        "turns": counters.turns,
+        "commands": counters.commands,
+        "sends_refused": counters.sends_refused,
+        "receive_errors": counters.receive_errors,
+    })
+}
+
+impl RoomJson {
+    fn new(view: &RoomView, secret: Option<String>) -> RoomJson {
+        let (phase, over) = match view.phase {
+            Phase::Waiting => ("waiting", None),
+            Phase::Playing => ("playing", None),
+            Phase::Over(reason) => ("over", Some(reason.name())),
+        };
+        RoomJson {
+            room: view.room.0,
+            match_id: view.match_id.0,
+            phase,
+            over,
+            frame: view.frame,
+            max_frames: view.max_frames,
+            hz: view.hz,
+            broadcast_every: view.broadcast_every,
+            seed: view.seed,
+            created: view.created_unix,
+            started: view.started_unix,
+            log_bytes: view.log_bytes,
+            seats: view.seats.iter().map(SeatJson::new).collect(),
+            secret,
+        }
+    }
+}
+
+impl SeatJson {
+    fn new(view: &SeatView) -> SeatJson {
+        let rtt_us = view
+            .rtt
+            .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+        SeatJson {
+            seat: view.seat,
+            player: view.player.0,
+            online: view.online,
+            ready: view.ready,
+            progress: view.progress.on_wire(),
+            cursor: view.cursor,
+            rtt_ms: rtt_us.map(ms),
+            result: view.result.map(|winner| winner.to_string()),
+        }
+    }
+}
+
+/// Milliseconds to three digits. A u32 holds 71 minutes of microseconds, and every u32 is
+/// exact as a float.
+fn ms(us: u64) -> f64 {
+    f64::from(u32::try_from(us).unwrap_or(u32::MAX)) / 1000.0
+}
+
+fn bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and lists of them can be written")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::id::{MatchId, Percent, PlayerId, RoomId};
+    use crate::engine::view::OverReason;
+
+    const BOUNDS: Bounds = Bounds {
+        max_players_per_room: 4,
+    };
+
+    #[test]
+    fn ids_are_taken_as_numbers_and_as_strings() {
+        let body = br#"{"room": "18446744073709551615", "members": [18446744073709551615, "2"]}"#;
+        let order = parse(body, BOUNDS).unwrap();
+        assert_eq!(order.room, RoomId(u64::MAX));
+        assert_eq!(order.members, [PlayerId(u64::MAX), PlayerId(2)]);
+    }
+
+    #[test]
+    fn options_may_be_null() {
+        let body = br#"{"room": 1, "members": [1], "seed": null, "hz": 60, "max_frames": null}"#;
+        let order = parse(body, BOUNDS).unwrap();
+        assert_eq!((order.seed, order.hz), (None, Some(60)));
+    }
+
+    #[test]
+    fn each_refusal_names_its_field() {
+        for (body, begins) in [
+            ("", "body: is not a JSON object"),
+            ("[1]", "body: is not a JSON object"),
+            ("{} {}", "body: is not a JSON object"),
+            ("{}", "room: is missing"),
+            (r#"{"room": 1, "room": 2}"#, "room: is given twice"),
+            (
+                r#"{"room": 1.5, "members": [1]}"#,
+                "room: `1.5` is not a number",
+            ),
+            (
+                r#"{"room": true, "members": [1]}"#,
+                "room: must hold a number",
+            ),
+            (r#"{"room": [1], "members": [1]}"#, "room: is a list"),
+            (r#"{"room": 1}"#, "members: names nobody"),
+            (r#"{"room": 1, "members": []}"#, "members: names nobody"),
+            (
+                r#"{"room": 1, "members": [1, 1]}"#,
+                "members: names 1 twice",
+            ),
+            (
+                r#"{"room": 1, "members": [-1]}"#,
+                "members: `-1` is not a number",
+            ),
+            (
+                r#"{"room": 1, "members": [[1]]}"#,
+                "members: must hold a number",
+            ),
+            (
+                r#"{"room": 1, "members": [1,2,3,4,5]}"#,
+                "members: names 5 players",
+            ),
+            (
+                r#"{"room": 1, "members": [1], "hz": 999}"#,
+                "hz: `999` cannot be",
+            ),
+            (r#"{"room": 1, "member": [1]}"#, "member: is not known here"),
+        ] {
+            let text = parse(body.as_bytes(), BOUNDS).unwrap_err().to_string();
+            assert!(text.starts_with(begins), "{body}: {text}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(parse(deep.as_bytes(), BOUNDS).is_err());
+    }
+
+    #[test]
+    fn a_room_shows_its_ids_as_strings() {
+        let view = RoomView {
+            room: RoomId(u64::MAX),
+            match_id: MatchId(u64::MAX - 1),
+            phase: Phase::Over(OverReason::Results),
+            frame: 7,
+            hz: 30,
+            broadcast_every: 3,
+            max_frames: 5500,
+            seed: -1,
+            created_unix: 1_700_000_000,
+            started_unix: None,
+            log_bytes: 12,
+            seats: vec![SeatView {
+                seat: 1,
+                player: PlayerId(9),
+                online: true,
+                ready: false,
+                progress: Percent::clamped(40),
+                cursor: 3,
+                rtt: Some(std::time::Duration::from_micros(12_340)),
+                result: Some(u64::MAX),
+            }],
+        };
+        let value: Value = serde_json::from_slice(&room(&view)).unwrap();
+        assert_eq!(value["room"], "18446744073709551615");
+        assert_eq!(value["match"], "18446744073709551614");
+        assert_eq!(value["over"], "results");
+        assert_eq!(value["started"], Value::Null);
+        assert_eq!(value["seats"][0]["player"], "9");
+        assert_eq!(value["seats"][0]["rtt_ms"], 12.34);
+        assert_eq!(value["seats"][0]["result"], "18446744073709551615");
+        assert_eq!(value.get("secret"), None);
+    }
+}

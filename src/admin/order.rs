@@ -1,0 +1,264 @@
+//! What a user orders when creating a room, parsed from text into legal values.
+//!
+//! [`super::query`] and [`super::json`] take their two syntaxes apart and hand the pieces
+//! here, so that both refuse the same things with the same words. Pure: no I/O, no clock.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::engine::id::{PlayerId, RoomId};
+use crate::engine::view::RoomSpec;
+use crate::limits::{BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE};
+
+/// What the operator's settings allow in an order.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Members that a room may have (`--max-players-per-room`).
+    pub max_players_per_room: usize,
+}
+
+/// A room that was ordered. Every value is legal; what is `None` was left to the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The room's number.
+    pub room: RoomId,
+    /// Its players in the order of their seats: at least one, none twice.
+    pub members: Vec<PlayerId>,
+    /// The seed that all clients get.
+    pub seed: Option<i32>,
+    /// Frames per second.
+    pub hz: Option<u32>,
+    /// Frames between two broadcasts when nothing happens.
+    pub broadcast_every: Option<u32>,
+    /// Frames after which the match is over.
+    pub max_frames: Option<u32>,
+}
+
+impl Order {
+    /// The order as the engine takes it, with `seed` where none was ordered.
+    pub fn into_spec(self, seed: i32) -> RoomSpec {
+        RoomSpec {
+            room: self.room,
+            members: self.members,
+            seed: self.seed.unwrap_or(seed),
+            hz: self.hz,
+            broadcast_every: self.broadcast_every,
+            max_frames: self.max_frames,
+        }
+    }
+}
+
+/// A field that cannot be as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadField {
+    /// Its name, as the user wrote it but shortened.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+impl BadField {
+    /// The field `field` is wrong because of `reason`.
+    pub fn new(field: &str, reason: impl Into<String>) -> BadField {
+        BadField {
+            field: quote(field),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl fmt::Display for BadField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.reason)
+    }
+}
+
+/// The value of a field, taken out of its syntax.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    /// Named, but without a value: as good as left out.
+    Nothing,
+    /// One value.
+    One(String),
+    /// A list of values.
+    Many(Vec<String>),
+}
+
+/// Where the field is among those of an order; the members' name differs by syntax.
+const ROOM: usize = 0;
+const MEMBERS: usize = 1;
+const SEED: usize = 2;
+const HZ: usize = 3;
+const BROADCAST_EVERY: usize = 4;
+const MAX_FRAMES: usize = 5;
+const FIELDS: usize = 6;
+
+/// Reads an order from its fields, each named at most once; `members` is the name of the
+/// list of players.
+pub(super) fn read(
+    members: &'static str,
+    fields: impl IntoIterator<Item = (String, Given)>,
+    bounds: Bounds,
+) -> Result<Order, BadField> {
+    let mut names = ["room", "", "seed", "hz", "broadcast_every", "max_frames"];
+    names[MEMBERS] = members;
+    let mut given: [Option<Given>; FIELDS] = Default::default();
+    for (name, value) in fields {
+        let Some(index) = names.iter().position(|known| *known == name) else {
+            let known = names.join(", ");
+            return Err(BadField::new(
+                &name,
+                format!("is not known here; known are {known}"),
+            ));
+        };
+        if given[index].replace(value).is_some() {
+            return Err(BadField::new(&name, "is given twice; give it once"));
+        }
+    }
+    let [room, list, seed, hz, broadcast_every, max_frames] = given;
+    Ok(Order {
+        room: RoomId(read_room(names[ROOM], room)?),
+        members: read_members(members, list, bounds)?,
+        seed: read_seed(names[SEED], seed)?,
+        hz: read_ranged(names[HZ], hz, HZ_RANGE)?,
+        broadcast_every: read_ranged(
+            names[BROADCAST_EVERY],
+            broadcast_every,
+            BROADCAST_EVERY_RANGE,
+        )?,
+        max_frames: read_ranged(names[MAX_FRAMES], max_frames, FRAMES_RANGE)?,
+    })
+}
+
+fn read_room(field: &str, given: Option<Given>) -> Result<u64, BadField> {
+    match one(field, given)? {
+        Some(text) => id(field, &text),
+        None => Err(BadField::new(
+            field,
+            "is missing; give the room's number, such as 1",
+        )),
+    }
+}
+
+fn read_members(
+    field: &str,
+    given: Option<Given>,
+    bounds: Bounds,
+) -> Result<Vec<PlayerId>, BadField> {
+    let texts = match given {
+        None | Some(Given::Nothing) => Vec::new(),
+        Some(Given::One(text)) => vec![text],
+        Some(Given::Many(texts)) => texts,
+    };
+    if texts.is_empty() {
+        return Err(BadField::new(
+            field,
+            "names nobody; give at least one player's number",
+        ));
+    }
+    let max = bounds.max_players_per_room;
+    if texts.len() > max {
+        let count = texts.len();
+        return Err(BadField::new(
+            field,
+            format!("names {count} players, a room takes at most {max} (--max-players-per-room)"),
+        ));
+    }
+    let mut members = Vec::with_capacity(texts.len());
+    for text in &texts {
+        let player = PlayerId(id(field, text)?);
+        // At most a few hundred: a set would cost more than it saves.
+        if members.contains(&player) {
+            return Err(BadField::new(
+                field,
+                format!("names {player} twice; name each player once"),
+            ));
+        }
+        members.push(player);
+    }
+    Ok(members)
+}
+
+fn read_seed(field: &str, given: Option<Given>) -> Result<Option<i32>, BadField> {
+    let Some(text) = one(field, given)? else {
+        return Ok(None);
+    };
+    let digits = text.strip_prefix('-').unwrap_or(&text);
+    match text.parse() {
+        Ok(seed) if is_digits(digits) => Ok(Some(seed)),
+        _ => Err(BadField::new(
+            field,
+            format!(
+                "`{}` is not a seed; give a whole number from {} to {}",
+                quote(&text),
+                i32::MIN,
+                i32::MAX
+            ),
+        )),
+    }
+}
+
+fn read_ranged(
+    field: &str,
+    given: Option<Given>,
+    range: RangeInclusive<u32>,
+) -> Result<Option<u32>, BadField> {
+    let Some(text) = one(field, given)? else {
+        return Ok(None);
+    };
+    match text.parse() {
+        Ok(value) if is_digits(&text) && range.contains(&value) => Ok(Some(value)),
+        _ => Err(BadField::new(
+            field,
+            format!(
+                "`{}` cannot be; give a whole number from {} to {}",
+                quote(&text),
+                range.start(),
+                range.end()
+            ),
+        )),
+    }
+}
+
+/// The one value of a field, without the spaces around it; `None` if it is left out.
+fn one(field: &str, given: Option<Given>) -> Result<Option<String>, BadField> {
+    match given {
+        None | Some(Given::Nothing) => Ok(None),
+        Some(Given::One(text)) if text.trim().is_empty() => Ok(None),
+        Some(Given::One(text)) => Ok(Some(text.trim().to_owned())),
+        Some(Given::Many(_)) => Err(BadField::new(field, "is a list; give one value")),
+    }
+}
+
+/// An id: digits and nothing else, since `parse` alone takes a plus sign.
+pub(super) fn id(field: &str, text: &str) -> Result<u64, BadField> {
+    let text = text.trim();
+    match text.parse() {
+        Ok(id) if is_digits(text) => Ok(id),
+        _ => Err(BadField::new(
+            field,
+            format!(
+                "`{}` is not a number; give digits, 0 to {}",
+                quote(text),
+                u64::MAX
+            ),
+        )),
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What a user sent, fit to be shown: without control characters, and not long.
+pub(super) fn quote(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(HTTP_QUOTE_CHARS_MAX)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    if text.chars().nth(HTTP_QUOTE_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,568 @@
+//! From a request to its answer. No sockets here: a [`Head`] and a way to read the body come
+//! in, an [`Answer`] goes out, and the server carries both.
+//!
+//! | method | path | answer |
+//! | --- | --- | --- |
+//! | GET | `/` | the page |
+//! | GET | `/create?room=1&member=1,2` | creates a room; the original server's text |
+//! | GET, POST | `/api/rooms` | the rooms, or a new one |
+//! | GET, DELETE | `/api/rooms/{room}` | a room, or its end |
+//! | GET | `/api/matches/{match}` | a match, also for a while after its end |
+//! | GET | `/api/stats` | every counter |
+//! | GET | `/healthz` | 200, or 503 with the reason |
+//! | GET | `/livez` | 204 if HTTP alone works; the watchdog's question |
+//!
+//! HEAD is answered like GET, except at `/create`. Requests that change something and that a
+//! browser sends for a page of another site get 403. Nothing that a user sends goes into a
+//! header.
+
+use std::fmt::Write as _;
+
+use super::desk::Desk;
+use super::order::{BadField, Order, id, quote};
+use super::{json, query};
+use crate::engine::id::{MatchId, RoomId};
+use crate::engine::view::{CreateError, RoomView};
+use crate::io::control::Unavailable;
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_TARGET_BYTES_MAX};
+
+const PAGE: &str = include_str!("page.html");
+
+/// Stands in the page where the nonce of its answer goes.
+const NONCE_MARK: &str = "NONCE";
+
+/// The methods that mean something here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Delete,
+    Other,
+}
+
+/// What a request says before its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: Method,
+    /// Path and query, as they were sent.
+    pub target: &'a str,
+    /// `Host`.
+    pub host: Option<&'a str>,
+    /// `Origin`: the site of the page that asks.
+    pub origin: Option<&'a str>,
+    /// `Sec-Fetch-Site`: how that site is related to this one, as the browser sees it.
+    pub fetch_site: Option<&'a str>,
+    /// `Content-Type`.
+    pub content_type: Option<&'a str>,
+}
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// Neither a length nor chunks.
+    NoLength,
+    /// A length that is no number, or two that differ.
+    BadLength,
+    /// More than [`HTTP_BODY_BYTES_MAX`].
+    TooLong,
+    /// The client ended before its end.
+    CutOff,
+}
+
+/// An answer, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// `Allow`, with 405.
+    pub allow: Option<&'static str>,
+    /// `Content-Security-Policy`, with the page.
+    pub policy: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+const JSON: &str = "application/json; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// Answers a request. `body` reads the body and is called at most once, only where one is
+/// needed.
+pub fn answer(
+    desk: &Desk,
+    head: &Head<'_>,
+    body: impl FnOnce() -> Result<Vec<u8>, BodyError>,
+) -> Answer {
+    if head.target.len() > HTTP_TARGET_BYTES_MAX {
+        return Answer::error(
+            414,
+            None,
+            &format!("the target is over {HTTP_TARGET_BYTES_MAX} bytes"),
+        );
+    }
+    let (path, query) = split(head.target);
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    match (segments.as_slice(), head.method) {
+        ([""], Method::Get | Method::Head) => page(),
+        (["create"], Method::Get) => create_as_text(desk, head, query),
+        (["api", "rooms"], Method::Get | Method::Head) => list(desk, query),
+        (["api", "rooms"], Method::Post) => create_as_json(desk, head, body),
+        (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room),
+        (["api", "rooms", room], Method::Delete) => close(desk, head, room),
+        (["api", "matches", id], Method::Get | Method::Head) => show_match(desk, id),
+        (["api", "stats"], Method::Get | Method::Head) => stats(desk),
+        (["healthz"], Method::Get | Method::Head) => health(desk),
+        (["livez"], Method::Get | Method::Head) => Answer::new(204, TEXT, Vec::new()),
+        ([""] | ["healthz" | "livez"] | ["api", "stats"] | ["api", "matches", _], _) => {
+            Answer::wrong_method("GET, HEAD")
+        }
+        (["create"], _) => Answer::wrong_method("GET"),
+        (["api", "rooms"], _) => Answer::wrong_method("GET, HEAD, POST"),
+        (["api", "rooms", _], _) => Answer::wrong_method("GET, HEAD, DELETE"),
+        _ => Answer::error(
+            404,
+            Some("path"),
+            &format!("there is no `{}` here", quote(path)),
+        ),
+    }
+}
+
+/// Path and query. A proxy may send `http://host/path?query`.
+fn split(target: &str) -> (&str, &str) {
+    let after_scheme = target
+        .strip_prefix("http://")
+        .or_else(|| target.strip_prefix("https://"));
+    let target = match after_scheme {
+        Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),
+        None => target,
+    };
+    target.split_once('?').unwrap_or((target, ""))
+}
+
+fn page() -> Answer {
+    let nonce = match random_hex() {
+        Ok(nonce) => nonce,
+        Err(answer) => return answer,
+    };
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; \
+         frame-ancestors 'none'"
+    );
+    let mut answer = Answer::new(200, HTML, PAGE.replace(NONCE_MARK, &nonce).into_bytes());
+    answer.policy = Some(policy);
+    answer
+}
+
+/// The original's text, so that programs written for it read it as before. What is new
+/// stands after it: the seed, which the original did not tell, and the match.
+fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
+    if let Err(answer) = same_site(head) {
+        return answer.into_text();
+    }
+    let created = query::parse(query, desk.bounds)
+        .map_err(|bad| Answer::bad_field(&bad))
+        .and_then(|order| create(desk, order));
+    let (view, secret) = match created {
+        Ok(created) => created,
+        Err(answer) => return answer.into_text(),
+    };
+    let members: Vec<String> = view
+        .seats
+        .iter()
+        .map(|seat| seat.player.to_string())
+        .collect();
+    let text = format!(
+        "room.ID=[{}] room.Secret=[{secret}] room.Time=[{}], room.Member=[{}] \
+         room.Seed=[{}] room.Match=[{}]",
+        view.room,
+        view.created_unix,
+        members.join(","),
+        view.seed,
+        view.match_id,
+    );
+    Answer::new(200, TEXT, text.into_bytes())
+}
+
+fn create_as_json(
+    desk: &Desk,
+    head: &Head<'_>,
+    body: impl FnOnce() -> Result<Vec<u8>, BodyError>,
+) -> Answer {
+    // A form of another site can send text and forms, but not this type.
+    let media_type = head
+        .content_type
+        .unwrap_or("")
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        return Answer::error(
+            415,
+            None,
+            "send the body with Content-Type: application/json",
+        );
+    }
+    let created = same_site(head)
+        .and_then(|()| body().map_err(Answer::bad_body))
+        .and_then(|body| json::parse(&body, desk.bounds).map_err(|bad| Answer::bad_field(&bad)))
+        .and_then(|order| create(desk, order));
+    match created {
+        Ok((view, secret)) => Answer::new(201, JSON, json::created(&view, &secret)),
+        Err(answer) => answer,
+    }
+}
+
+fn create(desk: &Desk, order: Order) -> Result<(RoomView, String), Answer> {
+    let secret = random_hex()?;
+    let seed = getrandom::u32()
+        .map_err(|_| Answer::no_randomness())?
+        .cast_signed();
+    let spec = order.into_spec(seed);
+    match desk.ask(|control| control.create(spec)) {
+        Ok(Ok(view)) => Ok((view, secret)),
+        Ok(Err(error)) => Err(Answer::refused(&error)),
+        Err(error) => Err(Answer::unavailable(error)),
+    }
+}
+
+fn list(desk: &Desk, query: &str) -> Answer {
+    let part = match query::part(query) {
+        Ok(part) => part,
+        Err(bad) => return Answer::bad_field(&bad),
+    };
+    match desk.ask(|control| control.rooms(part.from, part.limit)) {
+        Ok(page) => Answer::new(200, JSON, json::rooms(&page)),
+        Err(error) => Answer::unavailable(error),
+    }
+}
+
+fn show_room(desk: &Desk, room: &str) -> Answer {
+    match id("room", room) {
+        Ok(id) => {
+            let found = desk.ask(|control| control.room(RoomId(id)));
+            Answer::found("room", &format!("there is no room {id}"), found)
+        }
+        Err(bad) => Answer::bad_field(&bad),
+    }
+}
+
+fn show_match(desk: &Desk, match_id: &str) -> Answer {
+    match id("match", match_id) {
+        Ok(id) => {
+            let found = desk.ask(|control| control.match_(MatchId(id)));
+            let reason = format!("there is no match {id}, or it ended too long ago");
+            Answer::found("match", &reason, found)
+        }
+        Err(bad) => Answer::bad_field(&bad),
+    }
+}
+
+fn close(desk: &Desk, head: &Head<'_>, room: &str) -> Answer {
+    if let Err(answer) = same_site(head) {
+        return answer;
+    }
+    match id("room", room) {
+        Ok(id) => {
+            let found = desk.ask(|control| control.close(RoomId(id)));
+            Answer::found("room", &format!("there is no room {id}"), found)
+        }
+        Err(bad) => Answer::bad_field(&bad),
+    }
+}
+
+fn stats(desk: &Desk) -> Answer {
+    match desk.ask(|control| control.stats()) {
+        Ok(stats) => Answer::new(200, JSON, json::stats(&stats, &desk.counters)),
+        Err(error) => Answer::unavailable(error),
+    }
+}
+
+fn health(desk: &Desk) -> Answer {
+    let degraded = match desk.ask(|control| control.stats()) {
+        Ok(stats) => stats.degraded,
+        Err(error) => Some(error.to_string()),
+    };
+    let status = if degraded.is_some() { 503 } else { 200 };
+    Answer::new(status, JSON, json::health(degraded.as_deref()))
+}
+
+/// Refuses what a browser sends because a page of another site told it to. Programs send
+/// neither of these headers.
+fn same_site(head: &Head<'_>) -> Result<(), Answer> {
+    let from_here = match head.fetch_site {
+        None => true,
+        Some(site) => matches!(site, "same-origin" | "none"),
+    };
+    let origin_is_host = match head.origin {
+        None => true,
+        Some(origin) => {
+            let authority = origin.split_once("://").map(|(_, authority)| authority);
+            let host = head.host.unwrap_or("");
+            authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+        }
+    };
+    if from_here && origin_is_host {
+        return Ok(());
+    }
+    Err(Answer::error(
+        403,
+        None,
+        "a page of another site must not create or close rooms; open this server's own page",
+    ))
+}
+
+/// 128 random bits in 32 hexadecimal digits.
+fn random_hex() -> Result<String, Answer> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| Answer::no_randomness())?;
+    let mut hex = String::with_capacity(32);
+    for byte in bytes {
+        write!(hex, "{byte:02x}").expect("a string takes everything");
+    }
+    Ok(hex)
+}
+
+impl Answer {
+    fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Answer {
+        Answer {
+            status,
+            content_type,
+            allow: None,
+            policy: None,
+            body,
+        }
+    }
+
+    /// An error, as JSON.
+    pub(super) fn error(status: u16, field: Option<&str>, reason: &str) -> Answer {
+        Answer::new(status, JSON, json::error(field, reason))
+    }
+
+    /// The same error as a line of text.
+    fn into_text(mut self) -> Answer {
+        let error: serde_json::Value =
+            serde_json::from_slice(&self.body).expect("every error is made by json::error");
+        let error = &error["error"];
+        let reason = error["reason"].as_str().unwrap_or("");
+        let text = match error["field"].as_str() {
+            Some(field) => format!("{field}: {reason}\n"),
+            None => format!("{reason}\n"),
+        };
+        self.content_type = TEXT;
+        self.body = text.into_bytes();
+        self
+    }
+
+    fn wrong_method(allow: &'static str) -> Answer {
+        let mut answer = Answer::error(405, Some("method"), &format!("only {allow} here"));
+        answer.allow = Some(allow);
+        answer
+    }
+
+    fn bad_field(bad: &BadField) -> Answer {
+        Answer::error(400, Some(&bad.field), &bad.reason)
+    }
+
+    /// The answer to a body that was not read.
+    pub(super) fn bad_body(error: BodyError) -> Answer {
+        let field = Some("body");
+        match error {
+            BodyError::NoLength => Answer::error(411, field, "send a Content-Length"),
+            BodyError::BadLength => {
+                Answer::error(400, Some("Content-Length"), "must be one number of bytes")
+            }
+            BodyError::TooLong => {
+                Answer::error(413, field, &format!("is over {HTTP_BODY_BYTES_MAX} bytes"))
+            }
+            BodyError::CutOff => Answer::error(400, field, "ended before its Content-Length"),
+        }
+    }
+
+    fn refused(error: &CreateError) -> Answer {
+        match error {
+            CreateError::Exists { .. } => Answer::error(409, Some("room"), &error.to_string()),
+            CreateError::Full { .. } | CreateError::Stopping => {
+                Answer::error(503, None, &error.to_string())
+            }
+            CreateError::Invalid { field, reason } => Answer::error(400, Some(field), reason),
+        }
+    }
+
+    fn unavailable(error: Unavailable) -> Answer {
+        Answer::error(503, None, &error.to_string())
+    }
+
+    fn no_randomness() -> Answer {
+        Answer::error(500, None, "the system gives no random numbers")
+    }
+
+    fn found(field: &str, missing: &str, view: Result<Option<RoomView>, Unavailable>) -> Answer {
+        match view {
+            Ok(Some(view)) => Answer::new(200, JSON, json::room(&view)),
+            Ok(None) => Answer::error(404, Some(field), missing),
+            Err(error) => Answer::unavailable(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::order::Bounds;
+    use crate::io::control;
+
+    const GET: Head<'_> = Head {
+        method: Method::Get,
+        target: "/",
+        host: Some("127.0.0.1:10002"),
+        origin: None,
+        fetch_site: None,
+        content_type: None,
+    };
+
+    /// Answers without a loop: whatever needs one says 503.
+    fn ask(head: Head<'_>) -> Answer {
+        let (control, mailbox) = control::channel(|| ());
+        drop(mailbox);
+        let desk = Desk::new(
+            control,
+            Bounds {
+                max_players_per_room: 4,
+            },
+        );
+        let body = || Ok(br#"{"room": 1, "members": [1]}"#.to_vec());
+        answer(&desk, &head, body)
+    }
+
+    fn get(target: &str) -> Answer {
+        ask(Head { target, ..GET })
+    }
+
+    #[test]
+    fn every_path_has_its_methods() {
+        for (target, method, status) in [
+            ("/", Method::Get, 200),
+            ("/?x=1", Method::Head, 200),
+            ("/", Method::Post, 405),
+            ("/create", Method::Head, 405),
+            ("/create?room=1", Method::Get, 400),
+            ("/create?room=1&member=1", Method::Get, 503),
+            ("/api/rooms", Method::Get, 503),
+            ("/api/rooms", Method::Delete, 405),
+            ("/api/rooms?limit=0", Method::Get, 400),
+            ("/api/rooms/1", Method::Post, 405),
+            ("/api/rooms/x", Method::Get, 400),
+            ("/api/rooms/", Method::Get, 400),
+            ("/api/rooms/1/seats", Method::Get, 404),
+            ("/api/matches/x", Method::Get, 400),
+            ("/api/stats", Method::Other, 405),
+            ("/healthz", Method::Get, 503),
+            ("/livez", Method::Get, 204),
+            ("/nowhere", Method::Get, 404),
+            ("", Method::Get, 404),
+            ("*", Method::Other, 404),
+            ("http://here/livez", Method::Get, 204),
+            ("http://here", Method::Get, 200),
+        ] {
+            let answer = ask(Head {
+                target,
+                method,
+                ..GET
+            });
+            assert_eq!(answer.status, status, "{method:?} {target}");
+            assert_eq!(answer.allow.is_some(), status == 405, "{method:?} {target}");
+        }
+        assert_eq!(get(&"/".repeat(HTTP_TARGET_BYTES_MAX + 1)).status, 414);
+    }
+
+    #[test]
+    fn a_page_of_another_site_changes_nothing() {
+        let create = Head {
+            target: "/create?room=1&member=1",
+            ..GET
+        };
+        let post = Head {
+            method: Method::Post,
+            target: "/api/rooms",
+            content_type: Some("application/json; charset=utf-8"),
+            ..GET
+        };
+        let delete = Head {
+            method: Method::Delete,
+            target: "/api/rooms/1",
+            ..GET
+        };
+        for head in [create, post, delete] {
+            let here = Some("http://127.0.0.1:10002");
+            for (origin, fetch_site, status) in [
+                (None, None, 503),
+                (here, Some("same-origin"), 503),
+                (None, Some("none"), 503),
+                (Some("http://elsewhere"), None, 403),
+                (Some("null"), None, 403),
+                (None, Some("cross-site"), 403),
+                (None, Some("same-site"), 403),
+                (here, Some("cross-site"), 403),
+            ] {
+                let answer = ask(Head {
+                    origin,
+                    fetch_site,
+                    ..head
+                });
+                assert_eq!(answer.status, status, "{head:?} {origin:?} {fetch_site:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_form_cannot_post_what_the_api_takes() {
+        for content_type in [
+            None,
+            Some("text/plain"),
+            Some("application/x-www-form-urlencoded"),
+        ] {
+            let head = Head {
+                method: Method::Post,
+                target: "/api/rooms",
+                content_type,
+                ..GET
+            };
+            assert_eq!(ask(head).status, 415);
+        }
+    }
+
+    #[test]
+    fn errors_of_create_are_text() {
+        let answer = get("/create?room=x&member=1");
+        assert_eq!(answer.content_type, TEXT);
+        let text = String::from_utf8(answer.body).unwrap();
+        assert!(
+            text.starts_with("room: `x` is not a number; give digits"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_page_carries_the_nonce_of_its_policy() {
+        let (one, other) = (get("/"), get("/"));
+        let policy = one.policy.unwrap();
+        assert_ne!(Some(&policy), other.policy.as_ref());
+        let nonce = policy
+            .split("'nonce-")
+            .nth(1)
+            .unwrap()
+            .split('\'')
+            .next()
+            .unwrap();
+        let page = String::from_utf8(one.body).unwrap();
+        assert!(page.contains(&format!("<script nonce=\"{nonce}\">")));
+        assert!(!page.contains(NONCE_MARK));
+    }
+}

@@ -1,0 +1,514 @@
+//! One player: a client, its socket, the weather between it and the server, and what it does
+//! from the first Connect to the Close.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use lockstep_server::client::{Client, ClientConfig, ClientEvent, ClientFault};
+use lockstep_server::engine::id::{Conv, FrameId, PlayerId, RoomId};
+use lockstep_server::engine::time::Time;
+use lockstep_server::engine::transmit::Transmits;
+use lockstep_server::engine::wire::frame::Frame;
+use lockstep_server::limits::DATAGRAM_MAX;
+use mio::net::UdpSocket;
+
+use crate::Plan;
+use crate::watch::{
+    FrameClock, InputWatch, Returned, RoomLog, histogram, input_of, is_genuine, record,
+};
+use crate::weather::{SplitMix, Way};
+
+/// Time from a player's first datagram within which its match must start: the server waits
+/// 20 s for players that are missing.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Time before the end of the play in which no more inputs are sent.
+const QUIET_END: Duration = Duration::from_secs(1);
+/// Time after the end of the play in which inputs may still come back, and again time in
+/// which the Close must come.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Lag from which on inputs are left out instead of being sent all at once.
+const INPUT_LAG_MAX: Duration = Duration::from_secs(1);
+/// Datagrams read in one turn of a player.
+const DATAGRAMS_PER_TURN: usize = 64;
+/// Problems of which the text is kept.
+const EXAMPLES_MAX: usize = 10;
+
+/// What all players share.
+#[derive(Debug)]
+pub(crate) struct World<'a> {
+    /// What is played.
+    pub(crate) plan: &'a Plan,
+    /// The frames of each room, in the order of the plan.
+    pub(crate) logs: Vec<RoomLog>,
+    /// From an input to the frame that holds it.
+    pub(crate) latency: Histogram<u64>,
+    /// What should not have happened.
+    pub(crate) problems: Problems,
+    /// Players whose match has started.
+    pub(crate) started: usize,
+    /// Frames delivered to all players together.
+    pub(crate) frames: u64,
+    /// Why it makes no sense to go on.
+    pub(crate) fatal: Option<String>,
+    batch: Transmits,
+}
+
+impl World<'_> {
+    /// The world before anything has happened.
+    pub(crate) fn new(plan: &Plan) -> World<'_> {
+        World {
+            plan,
+            logs: plan.rooms.iter().map(|_| RoomLog::default()).collect(),
+            latency: histogram(),
+            problems: Problems::default(),
+            started: 0,
+            frames: 0,
+            fatal: None,
+            batch: Transmits::default(),
+        }
+    }
+}
+
+/// What should not have happened: counted by kind, the first ones with their text.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    /// How often each kind came.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// The first ones.
+    pub(crate) examples: Vec<String>,
+}
+
+impl Problems {
+    /// How often a kind came.
+    pub(crate) fn of(&self, kind: &str) -> u64 {
+        self.counts.get(kind).copied().unwrap_or(0)
+    }
+}
+
+/// The kinds of problems that the report shows by themselves.
+pub(crate) mod kind {
+    /// A frame that was there already.
+    pub(crate) const DUPLICATE: &str = "duplicate frames";
+    /// A frame that is missing.
+    pub(crate) const GAP: &str = "gaps";
+    /// A frame of which another player of the room saw something else.
+    pub(crate) const DIFFERENT: &str = "different frames";
+    /// An own input that never came back.
+    pub(crate) const MISSING: &str = "missing inputs";
+}
+
+/// Datagrams and their bytes, without the headers of UDP and below.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    /// Datagrams.
+    pub(crate) datagrams: u64,
+    /// Bytes.
+    pub(crate) bytes: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, bytes: usize) {
+        self.datagrams += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Until the match has started.
+    Gathering,
+    /// Inputs are sent, and frames come.
+    Playing {
+        next_input: Option<Time>,
+        until: Time,
+    },
+    /// The result is sent.
+    Finishing { deadline: Time },
+    /// It is all over.
+    Left,
+}
+
+/// One player.
+#[derive(Debug)]
+pub(crate) struct Bot {
+    /// Index of the room in the plan.
+    room: usize,
+    room_id: RoomId,
+    player: PlayerId,
+    /// Who is said to have won: all players of a room must agree.
+    winner: PlayerId,
+    client: Client,
+    socket: UdpSocket,
+    /// The socket may hold more.
+    readable: bool,
+    up: Way,
+    down: Way,
+    begins: Time,
+    /// The share of an input period that passes before this player's first input.
+    phase: f64,
+    stage: Stage,
+    has_started: bool,
+    expected: FrameId,
+    /// Own inputs.
+    pub(crate) inputs: InputWatch,
+    /// When frames came.
+    pub(crate) clock: FrameClock,
+    /// What left through the socket.
+    pub(crate) sent: Traffic,
+    /// What came in through the socket.
+    pub(crate) received: Traffic,
+}
+
+impl Bot {
+    /// The player with this seat in a room of the plan, `number` among all players. It begins
+    /// at `begins`.
+    ///
+    /// # Errors
+    /// If the system gives no socket or no random number.
+    pub(crate) fn new(
+        plan: &Plan,
+        (room, seat): (usize, usize),
+        number: usize,
+        begins: Time,
+    ) -> io::Result<Bot> {
+        let (room_id, members) = &plan.rooms[room];
+        let any: SocketAddr = match plan.server {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(plan.server)?;
+        let mut config = ClientConfig::new(members[seat], *room_id);
+        // An earlier run may have used the same port.
+        config.conv = Conv(getrandom::u32().map_err(io::Error::other)?);
+        let mut client = Client::new(begins, config);
+        client.join();
+        client.ready();
+        let mut seeds = SplitMix(plan.seed.wrapping_add(number as u64));
+        Ok(Bot {
+            room,
+            room_id: *room_id,
+            player: members[seat],
+            winner: members[0],
+            client,
+            socket,
+            readable: false,
+            up: Way::new(plan.weather, seeds.next()),
+            down: Way::new(plan.weather, seeds.next()),
+            begins,
+            // Evenly within the room, and the rooms evenly within that.
+            phase: (seat as f64 + room as f64 / plan.rooms.len() as f64) / members.len() as f64,
+            stage: Stage::Gathering,
+            has_started: false,
+            expected: 0,
+            inputs: InputWatch::default(),
+            clock: FrameClock::new(plan.hz),
+            sent: Traffic::default(),
+            received: Traffic::default(),
+        })
+    }
+
+    /// The socket, to be watched.
+    pub(crate) fn socket(&mut self) -> &mut UdpSocket {
+        &mut self.socket
+    }
+
+    /// The socket holds datagrams.
+    pub(crate) fn is_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Datagrams that the weather took, both ways.
+    pub(crate) fn lost(&self) -> (u64, u64) {
+        (self.up.lost(), self.down.lost())
+    }
+
+    /// Frames delivered.
+    pub(crate) fn frames(&self) -> FrameId {
+        self.expected
+    }
+
+    /// Does what is due, and says when it must be called again; `None` when the player has
+    /// left.
+    pub(crate) fn turn(&mut self, now: Time, world: &mut World<'_>) -> Option<Time> {
+        if now < self.begins {
+            return Some(self.begins);
+        }
+        self.hear(now, world);
+        self.client.handle_timeout(now);
+        self.read_events(now, world);
+        self.act(now, world);
+        self.speak(now, world);
+        self.wake(now)
+    }
+
+    // --- The network ----------------------------------------------------------------------
+
+    fn hear(&mut self, now: Time, world: &mut World<'_>) {
+        let mut buffer = [0; DATAGRAM_MAX];
+        let clear = world.plan.weather.is_clear();
+        for _ in 0..DATAGRAMS_PER_TURN {
+            if !self.readable {
+                break;
+            }
+            match self.socket.recv(&mut buffer) {
+                Ok(len) => {
+                    self.received.add(len);
+                    if clear {
+                        self.client.handle_datagram(now, &mut buffer[..len]);
+                    } else {
+                        self.down.put(now, &buffer[..len]);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) => self.socket_failed(&error, world),
+            }
+        }
+        while let Some(mut datagram) = self.down.take(now) {
+            self.client.handle_datagram(now, &mut datagram);
+        }
+    }
+
+    fn speak(&mut self, now: Time, world: &mut World<'_>) {
+        let mut batch = std::mem::take(&mut world.batch);
+        self.client.poll_transmit(now, &mut batch);
+        let clear = world.plan.weather.is_clear();
+        for (_, datagram) in batch.iter() {
+            if clear {
+                self.send(datagram, world);
+            } else {
+                self.up.put(now, datagram);
+            }
+        }
+        while let Some(datagram) = self.up.take(now) {
+            self.send(&datagram, world);
+        }
+        world.batch = batch;
+    }
+
+    fn send(&mut self, datagram: &[u8], world: &mut World<'_>) {
+        match self.socket.send(datagram) {
+            Ok(_) => self.sent.add(datagram.len()),
+            // The system's buffer is full: lost, as networks lose datagrams.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => self.socket_failed(&error, world),
+        }
+    }
+
+    fn socket_failed(&mut self, error: &io::Error, world: &mut World<'_>) {
+        if error.kind() != ErrorKind::ConnectionRefused {
+            self.problem(world, "socket errors", &error.to_string());
+        } else if !self.has_started {
+            world.fatal = Some(format!(
+                "nothing listens on UDP {} (--server)",
+                world.plan.server
+            ));
+        } else if self.stage != Stage::Left {
+            self.problem(world, "server gone", "its port is closed");
+            self.stage = Stage::Left;
+        }
+    }
+
+    // --- The match ------------------------------------------------------------------------
+
+    fn read_events(&mut self, now: Time, world: &mut World<'_>) {
+        let mut newest_empty = None;
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                ClientEvent::Frame(frame) => {
+                    if frame.inputs.is_empty() {
+                        newest_empty = Some(frame.id);
+                    } else {
+                        newest_empty = None;
+                        self.clock.arrived(now, frame.id);
+                    }
+                    self.frame(now, &frame, world);
+                }
+                ClientEvent::Started { .. } => self.started(now, world),
+                ClientEvent::Refused(code) => {
+                    self.problem(world, "refused", &format!("{code:?}"));
+                    self.stage = Stage::Left;
+                }
+                ClientEvent::Closed => self.closed(world),
+                ClientEvent::Fault(fault) => {
+                    let kind = match fault {
+                        ClientFault::FrameWentBack { .. } => kind::DUPLICATE,
+                        _ => "faults of the server",
+                    };
+                    self.problem(world, kind, &format!("{fault:?}"));
+                }
+                ClientEvent::Connected
+                | ClientEvent::Joined { .. }
+                | ClientEvent::Progress { .. }
+                | ClientEvent::Ready
+                | ClientEvent::ResultAcknowledged
+                | ClientEvent::Echo(_)
+                | ClientEvent::HeartbeatAnswered => {}
+            }
+        }
+        // An empty frame with another behind it was left out until that was due; the newest
+        // one was sent when it was sealed.
+        if let Some(id) = newest_empty {
+            self.clock.arrived(now, id);
+        }
+    }
+
+    fn started(&mut self, now: Time, world: &mut World<'_>) {
+        self.expected = 0;
+        if std::mem::replace(&mut self.has_started, true) {
+            return self.problem(world, "second starts", "nobody asked for one");
+        }
+        world.started += 1;
+        let first_input = |every: Duration| now + every.mul_f64(self.phase);
+        self.stage = Stage::Playing {
+            next_input: world.plan.input_every.map(first_input),
+            until: now + world.plan.time,
+        };
+    }
+
+    fn frame(&mut self, now: Time, frame: &Frame, world: &mut World<'_>) {
+        world.frames += 1;
+        if frame.id != self.expected {
+            let text = format!("frame {} where {} is next", frame.id, self.expected);
+            let ahead = frame.id > self.expected;
+            self.problem(
+                world,
+                if ahead { kind::GAP } else { kind::DUPLICATE },
+                &text,
+            );
+            return;
+        }
+        self.expected += 1;
+        if !world.logs[self.room].agrees(frame) {
+            let text = format!("frame {} with {} inputs", frame.id, frame.inputs.len());
+            self.problem(world, kind::DIFFERENT, &text);
+        }
+        for input in &frame.inputs {
+            if !is_genuine(input) {
+                self.problem(world, "altered inputs", &format!("{input:?}"));
+            }
+            if input.player == self.player {
+                self.own_input(now, input.command.x, world);
+            }
+        }
+    }
+
+    fn own_input(&mut self, now: Time, number: i32, world: &mut World<'_>) {
+        match self.inputs.returned(now, number) {
+            Returned::After(time) => record(&mut world.latency, time, 1),
+            Returned::WithoutEarlier(missing, time) => {
+                record(&mut world.latency, time, 1);
+                let text = format!("{missing} before input {number}");
+                self.problem(world, kind::MISSING, &text);
+            }
+            Returned::Again => {
+                self.problem(world, "repeated inputs", &format!("input {number}"));
+            }
+        }
+    }
+
+    fn closed(&mut self, world: &mut World<'_>) {
+        if matches!(self.stage, Stage::Gathering | Stage::Playing { .. }) {
+            let text = format!("after {} frames", self.expected);
+            self.problem(world, "closed early", &text);
+        }
+        self.stage = Stage::Left;
+    }
+
+    fn act(&mut self, now: Time, world: &mut World<'_>) {
+        match self.stage {
+            Stage::Gathering => {
+                if now >= self.begins + START_LIMIT {
+                    let text = format!("it is {:?} after {START_LIMIT:?}", self.client.state());
+                    self.problem(world, "not started", &text);
+                    self.stage = Stage::Left;
+                }
+            }
+            Stage::Playing { until, .. } => {
+                self.send_inputs(now, world);
+                let missing = self.inputs.missing();
+                if now >= until && (missing == 0 || now >= until + PATIENCE) {
+                    if missing > 0 {
+                        let text = format!("{missing} at the end");
+                        self.problem(world, kind::MISSING, &text);
+                    }
+                    self.client.result(self.winner.0);
+                    let deadline = now + PATIENCE;
+                    self.stage = Stage::Finishing { deadline };
+                }
+            }
+            Stage::Finishing { deadline } => {
+                if now >= deadline {
+                    self.problem(world, "not closed", "no Close after the results");
+                    self.stage = Stage::Left;
+                }
+            }
+            Stage::Left => {}
+        }
+    }
+
+    fn send_inputs(&mut self, now: Time, world: &mut World<'_>) {
+        let Stage::Playing { next_input, until } = &mut self.stage else {
+            return;
+        };
+        let (Some(next), Some(every)) = (next_input, world.plan.input_every) else {
+            return;
+        };
+        let last = *until - QUIET_END;
+        if *next + INPUT_LAG_MAX < now {
+            *next = now;
+        }
+        let mut refused = false;
+        while *next <= now && *next < last {
+            *next = *next + every;
+            if self.client.input(input_of(self.player, self.inputs.next())) {
+                self.inputs.left(now);
+            } else {
+                refused = true;
+            }
+        }
+        if refused {
+            self.problem(
+                world,
+                "inputs held back",
+                "the server acknowledges too little",
+            );
+        }
+    }
+
+    // --- Inside ---------------------------------------------------------------------------
+
+    fn wake(&self, now: Time) -> Option<Time> {
+        let stage = match self.stage {
+            Stage::Gathering => self.begins + START_LIMIT,
+            Stage::Playing { next_input, until } => match next_input {
+                Some(next) if next < until - QUIET_END => next,
+                _ if now < until => until,
+                _ => until + PATIENCE,
+            },
+            Stage::Finishing { deadline } => deadline,
+            Stage::Left => return None,
+        };
+        let others = [
+            self.client.poll_timeout(now),
+            self.up.next(),
+            self.down.next(),
+        ];
+        let soonest = others.into_iter().flatten().fold(stage, Time::min);
+        Some(if self.readable { now } else { soonest })
+    }
+
+    fn problem(&self, world: &mut World<'_>, kind: &'static str, text: &str) {
+        *world.problems.counts.entry(kind).or_default() += 1;
+        if world.problems.examples.len() < EXAMPLES_MAX {
+            let (room, player) = (self.room_id, self.player);
+            world
+                .problems
+                .examples
+                .push(format!("{kind}: room {room}, player {player}: {text}"));
+        }
+    }
+}

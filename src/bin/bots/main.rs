@@ -1,0 +1,290 @@
+//! `lockstep-bots`: plays many matches against a running server, and says what the players
+//! saw.
+//!
+//! Here are the command line and the order of things; [`http`] creates the rooms, [`play`]
+//! is the loop, [`bot`] one player with its socket, [`weather`] the network that loses and
+//! delays, [`watch`] what is checked and measured, [`report`] what is printed.
+
+mod bot;
+mod http;
+mod play;
+mod report;
+mod watch;
+mod weather;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use lockstep_server::engine::id::{PlayerId, RoomId};
+use lockstep_server::io::system;
+use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE};
+
+use weather::Weather;
+
+/// Frames per second of a server whose answer does not tell.
+const HZ_DEFAULT: u32 = 30;
+/// Seconds of a match besides the play: everybody connects before, results come after.
+const ROOM_SECONDS_BESIDES: u64 = 5;
+
+/// Plays many matches against a running server and says what the players saw.
+///
+/// It creates the rooms over HTTP, plays them all on one thread with a socket for each
+/// player, and checks that all players of a room see the same frames, without gap or repeat,
+/// with every input exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep-bots", version, after_help = AFTER_HELP)]
+struct Args {
+    /// The server's UDP address.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10086")]
+    server: String,
+    /// The server's HTTP address, where the rooms are created.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10002")]
+    web: String,
+
+    /// Rooms that play at the same time.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rooms: u32,
+    /// Players in each room.
+    #[arg(long, default_value_t = 4, value_parser = players)]
+    players: u32,
+    /// Inputs of each player per second, spread evenly; 0 for none.
+    #[arg(long, value_name = "HZ", default_value_t = 15.0, value_parser = input_hz)]
+    input_hz: f64,
+    /// Seconds of play. The last one is without inputs, so that all can be seen.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=86_400))]
+    seconds: u64,
+    /// Frames per second of the rooms, if not the server's own setting.
+    #[arg(long, value_parser = hz)]
+    hz: Option<u32>,
+    /// Number of the first room; the others follow. The players of room 7 are 7001, 7002 ...
+    #[arg(long, value_name = "ROOM", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    first_room: u64,
+
+    /// Datagrams that are lost, in each direction, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent,
+          help_heading = "Network")]
+    loss: f64,
+    /// Delay of each datagram, in each direction, in ms.
+    #[arg(long, value_name = "MS", default_value_t = 0, help_heading = "Network",
+          value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    delay: u64,
+    /// Further delay, drawn anew for each datagram from 0 to this, in ms: it reorders them.
+    #[arg(long, value_name = "MS", default_value_t = 0, help_heading = "Network",
+          value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    jitter: u64,
+    /// Seed of loss and jitter.
+    #[arg(long, default_value_t = 1, help_heading = "Network")]
+    seed: u64,
+
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Exit code: 0 if every player saw the same frames and every input once, 1 if anyone saw \
+anything else, 2 if an option is wrong.
+
+Latency is the time from an input until the frame that holds it has come back. On average \
+half a frame of it is the wait for the frame's end. Lateness is how much later a frame came \
+than the best-timed frame of the same player; an empty frame that the server left out until a \
+later one was due is not counted.
+
+Example: lockstep-bots --rooms 100 --players 4 --input-hz 15 --seconds 20 --loss 2 --delay 30";
+
+/// What is played, after the command line and the server have had their say.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The server's UDP address.
+    pub(crate) server: SocketAddr,
+    /// The rooms and their players.
+    pub(crate) rooms: Vec<(RoomId, Vec<PlayerId>)>,
+    /// Time between two inputs of a player, `None` for no inputs.
+    pub(crate) input_every: Option<Duration>,
+    /// Time of play.
+    pub(crate) time: Duration,
+    /// Frames per second.
+    pub(crate) hz: u32,
+    /// The network between the players and the server.
+    pub(crate) weather: Weather,
+    /// Seed of the network.
+    pub(crate) seed: u64,
+}
+
+impl Plan {
+    /// Players in all rooms.
+    pub(crate) fn players(&self) -> usize {
+        self.rooms.iter().map(|(_, members)| members.len()).sum()
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let server = match resolve(&args.server) {
+        Ok(server) => server,
+        Err(error) => {
+            eprintln!("error: --server {}: {error}", args.server);
+            return ExitCode::from(2);
+        }
+    };
+    // Each player needs a socket. If it fails, opening the sockets will say so.
+    system::raise_descriptor_limit();
+    match run(&args, server) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Creates the rooms, plays them, prints the report, and says whether all was well.
+fn run(args: &Args, server: SocketAddr) -> Result<bool, String> {
+    let rooms = members(args);
+    let hz = create_rooms(args, &rooms)?;
+    let plan = Plan {
+        server,
+        rooms,
+        input_every: (args.input_hz > 0.0).then(|| Duration::from_secs_f64(1.0 / args.input_hz)),
+        time: Duration::from_secs(args.seconds),
+        hz,
+        weather: Weather {
+            loss: args.loss / 100.0,
+            delay: Duration::from_millis(args.delay),
+            jitter: Duration::from_millis(args.jitter),
+        },
+        seed: args.seed,
+    };
+    let report = play::play(&plan)?;
+    if args.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.all_well())
+}
+
+/// The rooms and who plays in them: nobody plays in two.
+fn members(args: &Args) -> Vec<(RoomId, Vec<PlayerId>)> {
+    let rooms = args.first_room..args.first_room + u64::from(args.rooms);
+    let players_of = |room: u64| {
+        let ids = 1..=u64::from(args.players);
+        ids.map(|player| PlayerId(room * 1000 + player)).collect()
+    };
+    rooms.map(|room| (RoomId(room), players_of(room))).collect()
+}
+
+/// Creates the rooms over HTTP and returns their frames per second.
+fn create_rooms(args: &Args, rooms: &[(RoomId, Vec<PlayerId>)]) -> Result<u32, String> {
+    let mut hz = args.hz.unwrap_or(HZ_DEFAULT);
+    for (room, members) in rooms {
+        let created = http::create_room(&args.web, *room, members, args.hz)
+            .map_err(|error| format!("room {room} was not created: {error}"))?;
+        hz = created.hz.unwrap_or(hz);
+        let seconds = created.max_frames.map(|frames| u64::from(frames / hz));
+        if let Some(seconds) = seconds.filter(|s| *s < args.seconds + ROOM_SECONDS_BESIDES) {
+            return Err(format!(
+                "a match on this server is over after {seconds} s (--max-frames of the server), \
+                 and --seconds {} with a margin of {ROOM_SECONDS_BESIDES} s is longer",
+                args.seconds
+            ));
+        }
+    }
+    Ok(hz)
+}
+
+/// The address of a server, of version 4 if there is a choice: that is what the server listens
+/// on unless told otherwise.
+fn resolve(host_port: &str) -> Result<SocketAddr, String> {
+    let all: Vec<_> = host_port
+        .to_socket_addrs()
+        .map_err(|error| format!("{error}; HOST:PORT is right, such as 127.0.0.1:10086"))?
+        .collect();
+    let v4 = all.iter().find(|address| address.is_ipv4());
+    let address = v4.or(all.first()).copied();
+    address.ok_or_else(|| "this name has no address".to_owned())
+}
+
+fn players(text: &str) -> Result<u32, String> {
+    let range = PLAYERS_PER_ROOM_RANGE;
+    let count: u32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if usize::try_from(count).is_ok_and(|count| range.contains(&count)) {
+        Ok(count)
+    } else {
+        Err(format!("{} to {} are possible", range.start(), range.end()))
+    }
+}
+
+fn hz(text: &str) -> Result<u32, String> {
+    let hz: u32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if HZ_RANGE.contains(&hz) {
+        Ok(hz)
+    } else {
+        Err(format!(
+            "{} to {} are possible",
+            HZ_RANGE.start(),
+            HZ_RANGE.end()
+        ))
+    }
+}
+
+fn input_hz(text: &str) -> Result<f64, String> {
+    number_up_to(text, 1000.0)
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    number_up_to(text, 90.0)
+}
+
+fn number_up_to(text: &str, max: f64) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=max).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("0 to {max} are possible"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for wrong in [
+            ["--players", "257"],
+            ["--players", "0"],
+            ["--loss", "91"],
+            ["--loss", "NaN"],
+            ["--input-hz", "-1"],
+            ["--seconds", "2"],
+            ["--hz", "241"],
+            ["--rooms", "0"],
+        ] {
+            let line = ["lockstep-bots"].into_iter().chain(wrong);
+            assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_plays_in_two_rooms() {
+        let line = ["lockstep-bots", "--rooms", "3", "--players", "256"];
+        let args = Args::try_parse_from(line).unwrap();
+        let rooms = members(&args);
+        let mut all: Vec<_> = rooms.iter().flat_map(|(_, members)| members).collect();
+        assert_eq!((rooms.len(), all.len()), (3, 768));
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 768);
+    }
+}

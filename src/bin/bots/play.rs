@@ -1,0 +1,332 @@
+//! The loop: one thread, one poll, a socket for each player, a heap of when whom to wake.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::{self, ErrorKind, IsTerminal};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+use lockstep_server::engine::time::Time;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::Plan;
+use crate::bot::{Bot, World};
+use crate::report::Report;
+use crate::watch::{histogram, record};
+
+/// Time between the beginnings of two players: a thousand Connects at once would be a test
+/// of socket buffers.
+const BEGIN_EVERY: Duration = Duration::from_micros(500);
+/// Time between two lines of progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Time between two looks at the progress bar.
+const BAR_EVERY: Duration = Duration::from_millis(200);
+
+/// Plays the plan to its end.
+///
+/// # Errors
+/// A sentence for the user, if nothing can be played.
+pub(crate) fn play(plan: &Plan) -> Result<Report, String> {
+    let mut table = Table::new(plan).map_err(|error| format!("cannot play: {error}"))?;
+    let mut world = World::new(plan);
+    let mut progress = Progress::new(plan);
+    while table.playing > 0 {
+        table
+            .turn(&mut world)
+            .map_err(|error| format!("cannot play: {error}"))?;
+        progress.show(table.now(), &world);
+        if let Some(fatal) = world.fatal.take() {
+            progress.end();
+            return Err(fatal);
+        }
+    }
+    progress.end();
+    Ok(Report::new(&world, &table.bots, &table.lateness))
+}
+
+/// The players and what wakes them.
+struct Table {
+    bots: Vec<Bot>,
+    /// Players that have not left.
+    playing: usize,
+    poll: Poll,
+    events: Events,
+    origin: Instant,
+    /// When to wake whom. An entry that is not the player's in `wakes` is stale.
+    heap: BinaryHeap<Reverse<(Time, usize)>>,
+    wakes: Vec<Option<Time>>,
+    /// How long what happened waited for this loop, once for each turn of a player.
+    lateness: Histogram<u64>,
+}
+
+impl Table {
+    fn new(plan: &Plan) -> io::Result<Table> {
+        let mut table = Table {
+            bots: Vec::with_capacity(plan.players()),
+            playing: plan.players(),
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            origin: Instant::now(),
+            heap: BinaryHeap::new(),
+            wakes: Vec::new(),
+            lateness: histogram(),
+        };
+        for (room, (_, members)) in plan.rooms.iter().enumerate() {
+            for seat in 0..members.len() {
+                let number = table.bots.len();
+                let begins = Time::ZERO + BEGIN_EVERY * u32::try_from(number).unwrap_or(u32::MAX);
+                let mut bot = Bot::new(plan, (room, seat), number, begins)?;
+                table
+                    .poll
+                    .registry()
+                    .register(bot.socket(), Token(number), Interest::READABLE)?;
+                table.bots.push(bot);
+                table.wakes.push(Some(begins));
+                table.heap.push(Reverse((begins, number)));
+            }
+        }
+        table.origin = Instant::now();
+        Ok(table)
+    }
+
+    fn now(&self) -> Time {
+        Time::since_origin(self.origin.elapsed())
+    }
+
+    /// Waits for the next thing to happen, and lets everybody act whom it concerns.
+    fn turn(&mut self, world: &mut World<'_>) -> io::Result<()> {
+        let next = self.heap.peek().map(|Reverse((at, _))| *at);
+        let wait = next.map_or(BAR_EVERY, |at| at.since(self.now()).min(BAR_EVERY));
+        match self.poll.poll(&mut self.events, Some(wait)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        let woken = self.now();
+        let mut turns = 0;
+        let ready: Vec<_> = self.events.iter().map(|event| event.token().0).collect();
+        for number in ready {
+            self.bots[number].is_readable();
+            self.turn_of(number, world);
+            turns += 1;
+        }
+        while let Some(Reverse((at, number))) = self.heap.peek().copied() {
+            if at > woken {
+                break;
+            }
+            self.heap.pop();
+            if self.wakes[number] == Some(at) {
+                self.wakes[number] = None;
+                self.turn_of(number, world);
+                turns += 1;
+            }
+        }
+        if turns > 0 {
+            let overslept = next.map_or(Duration::ZERO, |at| woken.since(at));
+            let lateness = overslept + self.now().since(woken);
+            record(&mut self.lateness, lateness, turns);
+        }
+        Ok(())
+    }
+
+    fn turn_of(&mut self, number: usize, world: &mut World<'_>) {
+        let now = self.now();
+        let bot = &mut self.bots[number];
+        let Some(wake) = bot.turn(now, world) else {
+            // It was in the game until now, since those who leave are woken no more.
+            self.playing -= 1;
+            self.wakes[number] = None;
+            // What still comes for it is of no interest; the port stays taken until the end.
+            let _ = self.poll.registry().deregister(bot.socket());
+            return;
+        };
+        if self.wakes[number].is_none_or(|at| wake < at) {
+            self.wakes[number] = Some(wake);
+            self.heap.push(Reverse((wake, number)));
+        }
+    }
+}
+
+/// How far it is: a bar on a terminal, else a line now and then, both on standard error.
+struct Progress {
+    bar: Option<ProgressBar>,
+    next: Time,
+    players: usize,
+    time: Duration,
+    /// When the first match started.
+    started: Option<Time>,
+}
+
+impl Progress {
+    fn new(plan: &Plan) -> Progress {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:40} {pos:>4}/{len} s  {msg}")
+                .expect("the template is well formed");
+            ProgressBar::new(plan.time.as_secs()).with_style(style)
+        });
+        Progress {
+            bar,
+            next: Time::ZERO,
+            players: plan.players(),
+            time: plan.time,
+            started: None,
+        }
+    }
+
+    fn show(&mut self, now: Time, world: &World<'_>) {
+        if self.started.is_none() && world.started > 0 {
+            self.started = Some(now);
+        }
+        if now < self.next {
+            return;
+        }
+        let played = self.started.map_or(Duration::ZERO, |at| now.since(at));
+        let played = played.min(self.time).as_secs();
+        let problems: u64 = world.problems.counts.values().sum();
+        let text = format!(
+            "{} of {} players playing, {} frames, {} inputs back, {problems} problems",
+            world.started,
+            self.players,
+            world.frames,
+            world.latency.len(),
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(played);
+                bar.set_message(text);
+                self.next = now + BAR_EVERY;
+            }
+            None => {
+                eprintln!("{played:>4}/{} s  {text}", self.time.as_secs());
+                self.next = now + LINE_EVERY;
+            }
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weather::Weather;
+    use lockstep_server::config::Listen;
+    use lockstep_server::engine::config::Config;
+    use lockstep_server::engine::id::{PlayerId, RoomId};
+    use lockstep_server::engine::view::RoomSpec;
+    use lockstep_server::io::control::Handle;
+    use lockstep_server::io::event_loop::EventLoop;
+    use lockstep_server::io::signals::Signals;
+    use lockstep_server::io::system;
+    use lockstep_server::io::udp::Udp;
+    use std::net::SocketAddr;
+    use std::sync::mpsc;
+
+    /// Runs a server until the test ends, and creates the rooms of the plan.
+    fn serve(rooms: &[(RoomId, Vec<PlayerId>)]) -> (SocketAddr, Handle) {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
+            let udp = Udp::bind(listen).unwrap();
+            let address = udp.local_addr().unwrap();
+            let secrets = system::draw_secrets().unwrap();
+            let signals = Signals::new().unwrap();
+            let (event_loop, handle) =
+                EventLoop::new(udp, signals, Config::default(), secrets).unwrap();
+            sender.send((address, handle)).unwrap();
+            event_loop.run().unwrap();
+        });
+        let (address, handle) = receiver.recv().unwrap();
+        for (room, members) in rooms {
+            let spec = RoomSpec {
+                room: *room,
+                members: members.clone(),
+                seed: 1,
+                hz: None,
+                broadcast_every: None,
+                max_frames: None,
+            };
+            handle.create(spec).unwrap().unwrap();
+        }
+        (address, handle)
+    }
+
+    fn plan(weather: Weather) -> (Plan, Handle) {
+        let members = |room| (1..=3).map(|n| PlayerId(room * 1000 + n)).collect();
+        let rooms: Vec<_> = (1..=4).map(|room| (RoomId(room), members(room))).collect();
+        let (server, handle) = serve(&rooms);
+        let plan = Plan {
+            server,
+            rooms,
+            input_every: Some(Duration::from_millis(50)),
+            time: Duration::from_secs(2),
+            hz: 30,
+            weather,
+            seed: 1,
+        };
+        (plan, handle)
+    }
+
+    fn as_json(report: &Report) -> serde_json::Value {
+        serde_json::from_str(&report.to_json()).unwrap()
+    }
+
+    #[test]
+    fn everybody_sees_the_same_match() {
+        let report = play(&plan(Weather::default()).0).unwrap();
+        assert!(report.all_well(), "{report}");
+        let json = as_json(&report);
+        assert_eq!(json["players_started"], 12);
+        // Those of one second: the other one is the quiet end.
+        let sent = json["inputs_sent"].as_u64().unwrap();
+        assert!((12 * 18..=12 * 21).contains(&sent), "{report}");
+        assert_eq!(json["inputs_seen"], sent);
+        assert_eq!(json["latency_ms"]["count"], sent);
+        assert!(json["frames_min"].as_u64().unwrap() >= 55, "{report}");
+    }
+
+    #[test]
+    fn everybody_sees_the_same_match_in_bad_weather() {
+        let weather = Weather {
+            loss: 0.1,
+            delay: Duration::from_millis(20),
+            jitter: Duration::from_millis(10),
+        };
+        let report = play(&plan(weather).0).unwrap();
+        assert!(report.all_well(), "{report}");
+    }
+
+    #[test]
+    fn what_goes_wrong_is_counted_and_told() {
+        let (mut plan, handle) = plan(Weather::default());
+        // Nobody has created this one, and the first one ends before its time.
+        plan.rooms[3].0 = RoomId(77);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            handle.close(RoomId(1)).unwrap();
+        });
+        let report = play(&plan).unwrap();
+        assert!(!report.all_well(), "{report}");
+        let json = as_json(&report);
+        assert_eq!(json["problems"]["closed early"], 3, "{report}");
+        assert_eq!(json["problems"]["refused"], 3, "{report}");
+        assert_eq!(json["players_started"], 9);
+        let text = report.to_string();
+        assert!(
+            text.contains("refused: room 77, player 4001: NoRoom"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn where_nobody_listens_it_says_so() {
+        let (mut plan, _) = plan(Weather::default());
+        // Nobody binds this port without rights.
+        plan.server = SocketAddr::from(([127, 0, 0, 1], 9));
+        assert!(play(&plan).unwrap_err().contains("nothing listens"));
+    }
+}

@@ -1,0 +1,375 @@
+//! A small world for the tests of the flow: one server, peers that say exactly what they are
+//! told to, and a network that delays by 5 ms and does nothing else unless it is told to.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lockstep_server::engine::config::{Config, Secrets};
+use lockstep_server::engine::id::{Conv, Percent, PlayerId, RoomId};
+use lockstep_server::engine::link::Link;
+use lockstep_server::engine::server::Server;
+use lockstep_server::engine::time::Time;
+use lockstep_server::engine::transmit::{Sink, Transmits};
+use lockstep_server::engine::view::{RoomSpec, RoomView};
+use lockstep_server::engine::wire::frame::{Command, Frame, decode_frames};
+use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink};
+use lockstep_server::engine::wire::packet::PacketReader;
+use lockstep_server::engine::wire::segment::Datagram;
+use lockstep_server::limits::DOWNLINK_BODY_MAX;
+
+pub(crate) const ROOM: RoomId = RoomId(7);
+/// What the wall shows at the beginning, in Unix seconds.
+pub(crate) const WALL: i64 = 1_700_000_000;
+const DELAY: Duration = Duration::from_millis(5);
+
+/// What a peer was told, one for each KCP message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Connect(ConnectCode),
+    Heartbeat,
+    JoinRoom {
+        seat: i32,
+        others: Vec<(u64, i32)>,
+        seed: i32,
+    },
+    Progress(u64, i32),
+    Ready,
+    Start(i64),
+    Frames(Vec<Frame>),
+    Result,
+    Close,
+    Echo(Vec<u8>),
+}
+
+/// One end that speaks KCP and keeps what it hears.
+pub(crate) struct Peer {
+    pub(crate) addr: SocketAddr,
+    pub(crate) link: Link,
+    sink: Sink,
+    heard: Vec<Vec<u8>>,
+    /// Its datagrams get lost, in both directions.
+    pub(crate) cut_off: bool,
+    /// What it says gets lost, but it hears.
+    pub(crate) mute: bool,
+    /// Every datagram that reached it, as it came.
+    pub(crate) datagrams: Vec<Vec<u8>>,
+}
+
+/// A datagram on its way: whose address it has, the peer it goes to if it does not go to the
+/// server, and its bytes.
+type OnTheWay = (SocketAddr, Option<usize>, Vec<u8>);
+
+pub(crate) struct World {
+    pub(crate) server: Server,
+    pub(crate) now: Time,
+    pub(crate) peers: Vec<Peer>,
+    /// What is on its way, by arrival and order.
+    on_the_way: BTreeMap<(Time, u64), OnTheWay>,
+    sent: u64,
+}
+
+pub(crate) fn secrets() -> Secrets {
+    Secrets {
+        hash_key: (1, 2),
+        clock_key: (3, 4),
+        first_match: 1000,
+    }
+}
+
+pub(crate) fn spec(members: &[u64]) -> RoomSpec {
+    RoomSpec {
+        room: ROOM,
+        members: members.iter().map(|id| PlayerId(*id)).collect(),
+        seed: 42,
+        hz: None,
+        broadcast_every: None,
+        max_frames: None,
+    }
+}
+
+impl World {
+    /// A server with one room of these members.
+    pub(crate) fn with_room(members: &[u64]) -> World {
+        let mut world = World::new(Config::default());
+        world.server.create_room(world.now, spec(members)).unwrap();
+        world
+    }
+
+    pub(crate) fn new(config: Config) -> World {
+        World {
+            server: Server::new(config, secrets(), WALL * 1_000_000),
+            now: Time::ZERO,
+            peers: Vec::new(),
+            on_the_way: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn room(&self) -> RoomView {
+        self.server.room(ROOM).expect("the room exists")
+    }
+
+    // --- Peers ----------------------------------------------------------------------------
+
+    /// A peer at an address of its own, which has said nothing yet.
+    pub(crate) fn peer(&mut self, conv: u32) -> usize {
+        let port = 2000 + u16::try_from(self.peers.len()).unwrap();
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        self.peers.push(Peer::new(addr, conv));
+        self.peers.len() - 1
+    }
+
+    /// The client of this peer is started again: it keeps its address and forgets the rest.
+    pub(crate) fn restart(&mut self, peer: usize, conv: u32) {
+        self.peers[peer] = Peer::new(self.peers[peer].addr, conv);
+    }
+
+    pub(crate) fn say(&mut self, peer: usize, message: &Uplink<'_>) {
+        let mut packet = Vec::new();
+        message.encode(&mut packet);
+        self.say_bytes(peer, &packet);
+    }
+
+    pub(crate) fn say_bytes(&mut self, peer: usize, message: &[u8]) {
+        self.peers[peer].link.send(message);
+        self.flush_peer(peer);
+    }
+
+    pub(crate) fn connect(&mut self, peer: usize, player: u64) {
+        self.say(
+            peer,
+            &Uplink::Connect {
+                player: PlayerId(player),
+                room: ROOM,
+                token: String::new(),
+            },
+        );
+    }
+
+    /// A peer that has connected as this player and joined the room.
+    pub(crate) fn joined(&mut self, player: u64) -> usize {
+        let peer = self.peer(121_106);
+        self.connect(peer, player);
+        self.run_ms(20);
+        self.say(peer, &Uplink::JoinRoom);
+        self.run_ms(20);
+        let said = self.take(peer);
+        assert_eq!(said[0], Said::Connect(ConnectCode::Ok));
+        assert!(matches!(said[1], Said::JoinRoom { .. }), "{said:?}");
+        peer
+    }
+
+    /// A match that has just started, with these players.
+    pub(crate) fn started(members: &[u64]) -> (World, Vec<usize>) {
+        let mut world = World::with_room(members);
+        let peers = world.start_all(members);
+        (world, peers)
+    }
+
+    pub(crate) fn start_all(&mut self, members: &[u64]) -> Vec<usize> {
+        let peers: Vec<usize> = members.iter().map(|player| self.joined(*player)).collect();
+        for peer in &peers {
+            self.say(*peer, &Uplink::Ready);
+        }
+        self.run_ms(12);
+        for peer in &peers {
+            let said = self.take(*peer);
+            assert!(
+                said.contains(&Said::Ready) && said.iter().any(|s| matches!(s, Said::Start(_))),
+                "{said:?}"
+            );
+        }
+        peers
+    }
+
+    pub(crate) fn press(&mut self, peer: usize, x: i32) {
+        self.say(peer, &Uplink::Input(Command { sid: 1, x, y: 0 }));
+    }
+
+    pub(crate) fn progress(&mut self, peer: usize, percent: i32) {
+        self.say(peer, &Uplink::Progress(Percent::clamped(percent)));
+    }
+
+    /// What the peer was told since the last time, one for each KCP message.
+    pub(crate) fn take(&mut self, peer: usize) -> Vec<Said> {
+        let messages = std::mem::take(&mut self.peers[peer].heard);
+        messages
+            .iter()
+            .map(|message| read_message(message))
+            .collect()
+    }
+
+    /// Its frames among them, and nothing else may be there.
+    pub(crate) fn take_frames(&mut self, peer: usize) -> Vec<Frame> {
+        frames_of(&self.take(peer))
+    }
+
+    // --- Time -----------------------------------------------------------------------------
+
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        self.run_until(self.now + Duration::from_millis(ms));
+    }
+
+    pub(crate) fn run_until(&mut self, end: Time) {
+        loop {
+            let arrival = self.on_the_way.keys().next().map(|(at, _)| *at);
+            let peers = self
+                .peers
+                .iter()
+                .filter_map(|peer| peer.link.next_flush(self.now));
+            let next = peers.chain(arrival).chain(self.server.poll_timeout()).min();
+            let next = next.filter(|at| *at <= end);
+            self.now = next.map_or(end, |at| at.max(self.now));
+            self.step();
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One turn at this moment.
+    pub(crate) fn step(&mut self) {
+        if self.server.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.server.handle_timeout(self.now);
+        }
+        while let Some(entry) = self
+            .on_the_way
+            .first_entry()
+            .filter(|e| e.key().0 <= self.now)
+        {
+            let (from, to, mut bytes) = entry.remove();
+            match to {
+                None => self.server.handle_datagram(self.now, from, &mut bytes),
+                Some(peer) => self.peers[peer].hear(self.now, bytes),
+            }
+        }
+        for peer in 0..self.peers.len() {
+            let due = self.peers[peer]
+                .link
+                .next_flush(self.now)
+                .is_some_and(|at| at <= self.now);
+            if due || self.peers[peer].link.wants_flush() {
+                self.flush_peer(peer);
+            }
+        }
+        let mut batch = Transmits::default();
+        self.server.poll_transmit(self.now, &mut batch);
+        for (to, bytes) in batch.iter() {
+            let peer = self
+                .peers
+                .iter()
+                .position(|peer| peer.addr == to && !peer.cut_off);
+            if let Some(peer) = peer {
+                self.post(to, Some(peer), bytes.to_vec());
+            }
+        }
+    }
+
+    fn flush_peer(&mut self, peer: usize) {
+        let peer = &mut self.peers[peer];
+        peer.link.flush(self.now);
+        let (addr, lost) = (peer.addr, peer.cut_off || peer.mute);
+        let mut batch = Transmits::default();
+        peer.sink.swap(&mut batch);
+        for (_, bytes) in batch.iter().filter(|_| !lost) {
+            self.post(addr, None, bytes.to_vec());
+        }
+    }
+
+    /// Puts a datagram on its way from `addr` to the server, or to a peer.
+    pub(crate) fn post(&mut self, addr: SocketAddr, to: Option<usize>, bytes: Vec<u8>) {
+        self.sent += 1;
+        self.on_the_way
+            .insert((self.now + DELAY, self.sent), (addr, to, bytes));
+    }
+}
+
+impl Peer {
+    fn new(addr: SocketAddr, conv: u32) -> Peer {
+        let sink = Sink::new(addr);
+        Peer {
+            addr,
+            link: Link::trusting(Conv(conv), 77, sink.clone()),
+            sink,
+            heard: Vec::new(),
+            cut_off: false,
+            mute: false,
+            datagrams: Vec::new(),
+        }
+    }
+
+    fn hear(&mut self, now: Time, mut bytes: Vec<u8>) {
+        self.datagrams.push(bytes.clone());
+        let mut datagram = Datagram::parse(&mut bytes).expect("the server sends whole segments");
+        // What belongs to an earlier life of the address is refused, as any KCP would.
+        if Conv(datagram.first().conv) != self.link.conv() {
+            return;
+        }
+        let _ = self.link.input(now, &mut datagram);
+        let mut buffer = vec![0; DOWNLINK_BODY_MAX + 3];
+        while let Some(len) = self.link.recv(&mut buffer).unwrap() {
+            self.heard.push(buffer[..len].to_vec());
+        }
+    }
+}
+
+/// Reads one KCP message, which must be exactly one packet: the Unity client drops the rest.
+fn read_message(message: &[u8]) -> Said {
+    let mut reader = PacketReader::default();
+    reader.push(message);
+    let packet = reader
+        .next(DOWNLINK_BODY_MAX)
+        .unwrap()
+        .expect("a whole packet");
+    assert_eq!(
+        packet.body.len() + 3,
+        message.len(),
+        "one packet per KCP message"
+    );
+    match Downlink::decode(packet).expect("the server says what is legal") {
+        Downlink::Connect(code) => Said::Connect(code),
+        Downlink::Heartbeat => Said::Heartbeat,
+        Downlink::JoinRoom { seat, others, seed } => Said::JoinRoom {
+            seat,
+            others: others
+                .iter()
+                .map(|(id, pro)| (id.0, pro.on_wire()))
+                .collect(),
+            seed,
+        },
+        Downlink::Progress { player, percent } => Said::Progress(player.0, percent.on_wire()),
+        Downlink::Ready => Said::Ready,
+        Downlink::Start { unix_seconds } => Said::Start(unix_seconds),
+        Downlink::Frames(body) => Said::Frames(decode_frames(body).unwrap()),
+        Downlink::Result => Said::Result,
+        Downlink::Close => Said::Close,
+        Downlink::Echo(body) => Said::Echo(body.to_vec()),
+    }
+}
+
+/// The frames of messages that are all frames.
+pub(crate) fn frames_of(said: &[Said]) -> Vec<Frame> {
+    said.iter()
+        .flat_map(|said| match said {
+            Said::Frames(frames) => frames.clone(),
+            other => panic!("{other:?} among the frames"),
+        })
+        .collect()
+}
+
+/// The operands of all inputs, with the frames they are in.
+pub(crate) fn presses(frames: &[Frame]) -> Vec<(u32, u64, i32)> {
+    frames
+        .iter()
+        .flat_map(|frame| {
+            frame
+                .inputs
+                .iter()
+                .map(|i| (frame.id, i.player.0, i.command.x))
+        })
+        .collect()
+}

@@ -1,8 +1,11 @@
 //! The server: settings, log, sockets, the HTTP side thread, then the event loop.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
-use lockstep_server::config::{self, Parsed, Settings};
+use lockstep_server::admin::{self, Admin, AdminConfig, AdminError};
+use lockstep_server::config::{self, Listen, Parsed, Settings};
+use lockstep_server::io::control::Handle;
 use lockstep_server::io::event_loop::EventLoop;
 use lockstep_server::io::signals::Signals;
 use lockstep_server::io::system;
@@ -43,17 +46,36 @@ fn run(settings: Settings) -> Result<(), String> {
     let udp_addr = udp
         .local_addr()
         .map_err(|error| format!("--udp: {error}"))?;
-    let (event_loop, _control) = EventLoop::new(udp, signals, settings.engine, secrets)
+    let most = settings.engine.max_players_per_room;
+    let (event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
         .map_err(|error| format!("event loop: {error}"))?;
+    let admin = start_admin(settings.web, most, &control).map_err(|error| error.to_string())?;
 
     log::info!("KCP on udp {udp_addr}");
+    log::info!("HTTP on http://{}", admin.local_addr());
     if let Some(descriptors) = descriptors {
         log::debug!("may open {descriptors} files and sockets");
     }
 
-    event_loop
-        .run()
-        .map_err(|error| format!("event loop: {error}"))
+    let result = event_loop.run();
+    admin.stop();
+    result.map_err(|error| format!("event loop: {error}"))
+}
+
+/// Every interface means IPv6 and IPv4 where the system has both, and IPv4 where not.
+fn start_admin(web: Listen, most: usize, control: &Handle) -> Result<Admin, AdminError> {
+    let start = |listen| admin::start(AdminConfig::new(listen, most), control.clone());
+    match web {
+        Listen::At(addr) => start(addr),
+        Listen::Every { port } => {
+            start((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match error {
+                AdminError::Listen(..) | AdminError::NotHere(_) => {
+                    start((Ipv4Addr::UNSPECIFIED, port).into())
+                }
+                _ => Err(error),
+            })
+        }
+    }
 }
 
 fn cannot_bind(settings: &Settings, error: &std::io::Error) -> String {

@@ -341,6 +341,10 @@ fn listening_socket(listen: SocketAddr, watch: &Watch) -> io::Result<Socket> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
+    if listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        // Every interface: IPv4 too, whatever the system's default.
+        socket.set_only_v6(false)?;
+    }
     // Elsewhere than on Windows this means: although old connections linger.
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;

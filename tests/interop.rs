@@ -163,6 +163,7 @@ scenarios! {
     echo_without_a_seat,
     error_codes,
     five_copies_of_each_datagram,
+    forged_connects_change_nothing,
     heartbeats_are_answered,
     message_mode,
     one_conv_for_all,

@@ -244,9 +244,16 @@ pub const HTTP_ABANDONED_IDLE: Duration = Duration::from_secs(30);
 /// Time between two questions of the watchdog.
 pub const HTTP_WATCH_EVERY: Duration = Duration::from_secs(2);
 
-/// The same while there is traffic: each question also frees a connection that tiny_http
-/// left lying. One costs about 0.2 ms.
+/// The same while there is traffic.
 pub const HTTP_WATCH_EVERY_BUSY: Duration = Duration::from_millis(200);
+
+/// Connections that the watchdog opens and closes with each question. Each lets one go on
+/// that tiny_http left lying, and leaves an idle thread for 5 s: enough for the six
+/// connections that a browser opens at once.
+pub const HTTP_NUDGES: usize = 8;
+
+/// Time between two more of them while the watchdog waits for its answer.
+pub const HTTP_NUDGE_EVERY: Duration = Duration::from_millis(50);
 
 /// Time that the watchdog waits for its answer. Longer than a worker waits for the loop.
 pub const HTTP_WATCH_PATIENCE: Duration = Duration::from_secs(3);

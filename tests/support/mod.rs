@@ -67,6 +67,8 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) now: Time,
     pub(crate) peers: Vec<Peer>,
+    /// The port of the next peer.
+    next_port: u16,
     /// What is on its way, by arrival and order.
     on_the_way: BTreeMap<(Time, u64), OnTheWay>,
     sent: u64,
@@ -104,6 +106,7 @@ impl World {
             server: Server::new(config, secrets(), WALL * 1_000_000),
             now: Time::ZERO,
             peers: Vec::new(),
+            next_port: 2000,
             on_the_way: BTreeMap::new(),
             sent: 0,
         }
@@ -117,7 +120,8 @@ impl World {
 
     /// A peer at an address of its own, which has said nothing yet.
     pub(crate) fn peer(&mut self, conv: u32) -> usize {
-        let port = 2000 + u16::try_from(self.peers.len()).unwrap();
+        let port = self.next_port;
+        self.next_port += 1;
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         self.peers.push(Peer::new(addr, conv));
         self.peers.len() - 1

@@ -351,8 +351,6 @@ class Client:
         self.bytes_sent = 0
         #: How often each sequence number was sent, copies aside.
         self.pushes: dict[int, int] = {}
-        #: The sequence number after the highest that the server has used.
-        self.snd_nxt_of_server = 0
         # What this player does.
         self.sent: list[tuple[int, int, int]] = []
         self.press_hz = 0.0
@@ -510,7 +508,6 @@ class Client:
                 return False
             if segment.cmd != PUSH:
                 continue
-            self.snd_nxt_of_server = max(self.snd_nxt_of_server, segment.sn + 1)
             if segment.len == 0:
                 raise Violation("a PUSH of length 0")
             window = self.habits.receive_window

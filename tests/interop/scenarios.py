@@ -614,6 +614,45 @@ def outlives(new: Client, old: Client) -> bool:
 
 
 @scenario
+def restart_in_the_first_second(play: Play) -> None:
+    """A client that is started again, same conv, before its session is a second old.
+
+    The old session's next segments carry its una, which acknowledges the new client's
+    Connect (sn 0): the client never repeats it, and waits for ever.
+    """
+    room = play.create_room([1, 2])
+    steady, mortal = play.client(room, 1), play.client(room, 2)
+    play.start([steady, mortal])
+    play.world.run(0.2)
+    mortal = play.restart(mortal, 0.01)
+    play.come_back(mortal)
+    play.check_caught_up(mortal, [steady], 3)
+
+
+@scenario
+def quick_restart_over_a_slow_network(play: Play) -> None:
+    """Started again, same conv, before the server has noticed the silence (500 ms).
+
+    Segments of the old session, under way or sent before the new Connect arrives, take the
+    same numbers of the new one: stale frames there, and the frames that the server sends
+    under these numbers are lost for good.
+    """
+    room = play.create_room([1, 2])
+    relay = Relay(play.udp, play.rng, delay_s=0.02)
+    steady = play.client(room, 1, server=relay.address)
+    old = play.client(room, 2, server=relay.address)
+    play.start([steady, old])
+    steady.press_hz = 30
+    play.world.run(1.2)
+    new = play.restart(old, 0.2)
+    play.come_back(new)
+    play.check_caught_up(new, [steady], 3)
+    play.world.until("a longer life", functools.partial(outlives, new, old), 10)
+    play.world.run(0.3)
+    play.check_equal([steady, new])
+
+
+@scenario
 def the_second_connection_takes_the_seat(play: Play) -> None:
     """The first one is dropped without a word: a Close would stop the client in Unity."""
     room = play.create_room([1, 2])

@@ -93,6 +93,15 @@ pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 /// Life of a candidate session that has proved nothing (the contract).
 pub const CANDIDATE_LIFE: Duration = Duration::from_secs(1);
 
+/// Time for which a datagram may still be on its way. A client that is started again on its
+/// old address under the old conversation number is kept off the sequence numbers of
+/// what was sent to it within that time.
+pub const PAST_LIFE: Duration = Duration::from_secs(2);
+
+/// Sequence numbers of such a past at the most: the receive window of the Unity client, which
+/// throws away what lies further ahead.
+pub const PAST_SEGMENTS_MAX: u32 = 4096;
+
 /// Age under which a session ignores what looks like the restart of its client: copies of
 /// the first Connect still arrive then, and a client that has really been restarted
 /// repeats its Connect for longer.

@@ -1,5 +1,5 @@
 //! A small world for the tests of the flow: one server, peers that say exactly what they are
-//! told to, and a network that delays by 5 ms and does nothing else unless it is told to.
+//! told to, and a network that delays by 5 ms (or what it is told) and does nothing else unless it is told to.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -24,7 +24,6 @@ use lockstep_server::limits::DOWNLINK_BODY_MAX;
 pub(crate) const ROOM: RoomId = RoomId(7);
 /// What the wall shows at the beginning, in Unix seconds.
 pub(crate) const WALL: i64 = 1_700_000_000;
-const DELAY: Duration = Duration::from_millis(5);
 
 /// What a peer was told, one for each KCP message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +71,8 @@ pub(crate) struct World {
     /// What is on its way, by arrival and order.
     on_the_way: BTreeMap<(Time, u64), OnTheWay>,
     sent: u64,
+    /// The way of a datagram, one way.
+    pub(crate) delay: Duration,
 }
 
 pub(crate) fn secrets() -> Secrets {
@@ -109,6 +110,7 @@ impl World {
             next_port: 2000,
             on_the_way: BTreeMap::new(),
             sent: 0,
+            delay: Duration::from_millis(5),
         }
     }
 
@@ -288,7 +290,7 @@ impl World {
     pub(crate) fn post(&mut self, addr: SocketAddr, to: Option<usize>, bytes: Vec<u8>) {
         self.sent += 1;
         self.on_the_way
-            .insert((self.now + DELAY, self.sent), (addr, to, bytes));
+            .insert((self.now + self.delay, self.sent), (addr, to, bytes));
     }
 }
 

@@ -432,7 +432,12 @@ fn a_quick_restart_loses_no_frame_to_what_was_still_on_its_way() {
         );
         world.say(peers[0], &Uplink::JoinRoom);
         world.say(peers[0], &Uplink::Ready);
-        world.run_ms(800);
+        // For long enough to pass the numbers that the old session had reached.
+        for x in 0..100 {
+            world.press(peers[1], 4000 + x);
+            world.run_ms(34);
+        }
+        world.run_ms(400);
         let said = world.take(peers[0]);
         let start = said.iter().position(|said| matches!(said, Said::Start(_)));
         let start = start.unwrap_or_else(|| panic!("{gap_ms} ms: no Start"));
@@ -451,11 +456,16 @@ fn room_presses(world: &World) -> Vec<(u32, u64, i32)> {
 fn a_client_restarted_in_its_first_second_is_let_in_too() {
     for age_ms in [30, 200, 600, 950, 1100] {
         let mut world = World::with_room(&[1, 2]);
+        let other = world.joined(2);
         let peer = world.joined(1);
         world.run_ms(age_ms);
         world.restart(peer, 121_106);
         world.connect(peer, 1);
-        world.run_ms(4000);
+        // The old session has something to say meanwhile.
+        for percent in 0..100 {
+            world.progress(other, percent);
+            world.run_ms(40);
+        }
         let said = world.take(peer);
         assert!(
             said.contains(&Said::Connect(ConnectCode::Ok)),

@@ -170,10 +170,8 @@ scenarios! {
     one_conv_for_all,
     packets_across_messages,
     progress_reaches_those_who_joined,
-    #[ignore = "the server loses frames of such a client"]
     quick_restart_over_a_slow_network,
     ready_again_restarts_the_stream,
-    #[ignore = "the server leaves such a client without an answer"]
     restart_in_the_first_second,
     restart_with_a_new_conv,
     restart_with_the_same_conv,

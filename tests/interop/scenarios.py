@@ -113,6 +113,7 @@ class Play:
             port=old.port,
             server=old.server,
         )
+        new.inherits_past = new.conv == old.conv
         # What the new process presses must not look like what the old one did.
         new.sent = list(old.sent)
         return new

@@ -90,8 +90,9 @@ pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
 /// but living client (loading, or ready and waiting, without heartbeats) from a dead one.
 pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 
-/// Life of a candidate session that has proved nothing (the contract).
-pub const CANDIDATE_LIFE: Duration = Duration::from_secs(1);
+/// Silence of a candidate session after which the beginning of yet another conversation
+/// takes its place. A candidate of which the client lives repeats itself more often.
+pub const CANDIDATE_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Age under which a session ignores what looks like the restart of its client: copies of
 /// the first Connect still arrive then, and a client that has really been restarted

@@ -412,7 +412,15 @@ impl Server {
         if let Rival::Contested { by, same_conv } = session.rival {
             let candidate = self.sessions[by].link();
             if candidate.conv() != Conv(first.conv) {
-                return if own { Ok(key) } else { Err(Drop::WrongConv) };
+                if own {
+                    return Ok(key);
+                }
+                if !begins_anew(datagram) || !self.sessions[by].may_be_replaced(now) {
+                    return Err(Drop::WrongConv);
+                }
+                // The client was started once more before the candidate came to anything.
+                self.end(now, by, Disconnect::CandidateLost);
+                return self.open_candidate(now, key, Conv(first.conv));
             }
             let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
             if same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
@@ -422,8 +430,7 @@ impl Server {
             }
             return Ok(by);
         }
-        let begins = begins(datagram) && may_begin_connect(first.data, UPLINK_BODY_MAX);
-        match (own, begins) {
+        match (own, begins_anew(datagram)) {
             (true, true) if session.link().peer_una() > 0 => {
                 // The client had our answer, so it cannot need this copy.
                 if session.age(now) < RESTART_AFTER {
@@ -717,6 +724,11 @@ fn begins(datagram: &Datagram<'_>) -> bool {
     let first = datagram.first();
     let asks_nothing = |segment: Segment<'_>| segment.una == 0 && segment.cmd != Cmd::Ack;
     first.cmd == Cmd::Push && first.sn == 0 && datagram.segments().all(asks_nothing)
+}
+
+/// Whether a datagram can be the first of a client that was started again.
+fn begins_anew(datagram: &Datagram<'_>) -> bool {
+    begins(datagram) && may_begin_connect(datagram.first().data, UPLINK_BODY_MAX)
 }
 
 fn check_members(members: &[PlayerId], most: usize) -> Result<(), CreateError> {

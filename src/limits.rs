@@ -69,6 +69,12 @@ pub const BACKLOG_MAX: usize = 512;
 /// the retransmission time-out to its maximum of 60 s.
 pub const TIMESTAMP_AGE_MAX: Duration = Duration::from_secs(60);
 
+/// The longest round trip that KCP is told of. What takes longer was held up: a process that
+/// was stuck answers everything at once afterwards. KCP takes three times the first sample
+/// for its retransmission time-out, and a segment lost after a pause of 5 s came again
+/// after 16 s (simulated).
+pub const ROUND_TRIP_SAMPLE_MAX: Duration = Duration::from_secs(1);
+
 /// Time stamps remembered for the proof of address. The first answer is retransmitted about
 /// six times in the first seconds; an echo of an older copy then proves nothing.
 pub const PROOF_STAMPS_MAX: usize = 16;

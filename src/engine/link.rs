@@ -23,7 +23,9 @@ use super::id::Conv;
 use super::time::Time;
 use super::transmit::Sink;
 use super::wire::segment::{self, Cmd, Datagram, Segments, distance};
-use crate::limits::{MTU, PROOF_STAMPS_MAX, RECEIVE_WINDOW, SEND_WINDOW, TIMESTAMP_AGE_MAX};
+use crate::limits::{
+    MTU, PROOF_STAMPS_MAX, RECEIVE_WINDOW, ROUND_TRIP_SAMPLE_MAX, SEND_WINDOW, TIMESTAMP_AGE_MAX,
+};
 
 /// KCP's interval while it waits, in ms: the largest it takes.
 const INTERVAL_IDLE_MS: u32 = 5000;
@@ -178,6 +180,7 @@ impl Link {
         let mut proved = false;
         let mut asks = false;
         let mut rtt = None;
+        let mut oldest_echo = Duration::ZERO;
         for segment in datagram.segments() {
             if distance(segment.una, self.snd_nxt) > 0 {
                 return Err(Drop::UnaAhead);
@@ -197,6 +200,7 @@ impl Link {
                         return Err(Drop::EchoedTime);
                     }
                     rtt = Some(age);
+                    oldest_echo = oldest_echo.max(age);
                     proved |= self
                         .stamps
                         .as_ref()
@@ -207,6 +211,10 @@ impl Link {
             }
         }
 
+        if oldest_echo > ROUND_TRIP_SAMPLE_MAX {
+            let most = ROUND_TRIP_SAMPLE_MAX.as_millis();
+            datagram.shorten_echoes(clock, u32::try_from(most).expect("it is short"));
+        }
         if proved {
             self.stamps = None;
         } else if self.stamps.is_some() {
@@ -218,7 +226,7 @@ impl Link {
         if fresh {
             self.peer_una = una;
         }
-        if let Some(sample) = rtt {
+        if let Some(sample) = rtt.map(|age| age.min(ROUND_TRIP_SAMPLE_MAX)) {
             self.srtt = Some(self.srtt.map_or(sample, |srtt| (srtt * 7 + sample) / 8));
         }
 
@@ -529,6 +537,25 @@ mod tests {
         pair.up();
         pair.down();
         assert_eq!(pair.client.backlog(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_was_held_up_does_not_hold_up_retransmissions() {
+        let mut pair = Pair::new();
+        pair.client.send(b"connect");
+        // The client gets the answer only after 5 s, as a process does that was stuck.
+        let datagram = Pair::flushed(&mut pair.client, pair.now).remove(0);
+        hear(&mut pair.server, pair.now, datagram).unwrap();
+        let answers = Pair::flushed(&mut pair.server, pair.now);
+        pair.pass(5_000);
+        for answer in answers {
+            hear(&mut pair.client, pair.now, answer).unwrap();
+        }
+        assert_eq!(pair.client.srtt(), Some(ROUND_TRIP_SAMPLE_MAX));
+        pair.client.send(b"join");
+        Pair::flushed(&mut pair.client, pair.now); // lost
+        let again = pair.client.next_flush(pair.now).unwrap();
+        assert!(again.since(pair.now) <= ROUND_TRIP_SAMPLE_MAX * 3);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub const HEADER: usize = 24;
 const FRG_MAX: u8 = 127;
 
 const CONV_AT: usize = 0;
+const TS_AT: usize = 8;
 const UNA_AT: usize = 16;
 
 /// What a segment is for (`IKCP_CMD_*` in ikcp.c).
@@ -137,6 +138,23 @@ impl<'a> Datagram<'a> {
     /// Sets `una` of every segment to 0: "nothing of yours has arrived".
     pub fn clear_una(&mut self) {
         clear_una(&mut self.bytes[..self.len]);
+    }
+
+    /// Makes acknowledgements of what was sent longer ago than `age_max` look as if it was
+    /// sent just then; `clock` is the time by which the stamps were made.
+    pub fn shorten_echoes(&mut self, clock: u32, age_max: u32) {
+        let oldest = clock.wrapping_sub(age_max);
+        let mut rest = &mut self.bytes[..self.len];
+        while rest.len() >= HEADER {
+            let len = read_u32(rest, 20).unwrap_or(0) as usize;
+            let (segment, behind) = rest.split_at_mut((HEADER + len).min(rest.len()));
+            let is_ack = Cmd::from_byte(segment[4]) == Some(Cmd::Ack);
+            let stamp = read_u32(segment, TS_AT).unwrap_or(oldest);
+            if is_ack && distance(stamp, oldest) < 0 {
+                segment[TS_AT..TS_AT + 4].copy_from_slice(&oldest.to_le_bytes());
+            }
+            rest = behind;
+        }
     }
 
     /// The bytes of the segments.
@@ -298,6 +316,24 @@ mod tests {
         let mut expected = segment(81, 0, 1, 0, b"abc");
         expected.extend(segment(84, 0, 0, 0, b""));
         Datagram::parse(&mut bytes).unwrap().clear_una();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn echoes_that_are_too_old_are_shortened_and_nothing_else_changes() {
+        let stamped = |cmd, ts: u32| {
+            let mut bytes = segment(cmd, 0, 1, 9, b"abc");
+            bytes[TS_AT..TS_AT + 4].copy_from_slice(&ts.to_le_bytes());
+            bytes
+        };
+        // The clock has just wrapped.
+        let (clock, oldest) = (400, u32::MAX - 599);
+        let mut bytes = [stamped(82, oldest - 1), stamped(81, 7), stamped(82, oldest)].concat();
+        bytes.extend(stamped(82, 399));
+        let mut expected = [stamped(82, oldest), stamped(81, 7), stamped(82, oldest)].concat();
+        expected.extend(stamped(82, 399));
+        let mut datagram = Datagram::parse(&mut bytes).unwrap();
+        datagram.shorten_echoes(clock, 1000);
         assert_eq!(bytes, expected);
     }
 

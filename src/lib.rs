@@ -19,7 +19,7 @@
 //! - [`admin`]: HTTP on a side thread: the form, the API.
 //! - [`client`]: the player's side, without I/O too. Games and bots written in Rust use it,
 //!   and so do the tests and the simulator.
-//! - `sim`: the same engine and the same client under virtual time and a seeded network,
+//! - [`sim`]: the same engine and the same client under virtual time and a seeded network,
 //!   and the oracle that holds them to the rules.
 //! - [`config`]: the command line and the environment, parsed once into typed values.
 //! - [`limits`]: every bound, with its reason.
@@ -35,3 +35,4 @@ pub mod config;
 pub mod engine;
 pub mod io;
 pub mod limits;
+pub mod sim;

@@ -69,6 +69,12 @@ pub const BACKLOG_MAX: usize = 512;
 /// the retransmission time-out to its maximum of 60 s.
 pub const TIMESTAMP_AGE_MAX: Duration = Duration::from_secs(60);
 
+/// The longest round trip that KCP is told of. What takes longer was held up: a process that
+/// was stuck answers everything at once afterwards. KCP takes three times the first sample
+/// for its retransmission time-out, and a segment lost after a pause of 5 s came again
+/// after 16 s (simulated).
+pub const ROUND_TRIP_SAMPLE_MAX: Duration = Duration::from_secs(1);
+
 /// Time stamps remembered for the proof of address. The first answer is retransmitted about
 /// six times in the first seconds; an echo of an older copy then proves nothing.
 pub const PROOF_STAMPS_MAX: usize = 16;
@@ -90,8 +96,9 @@ pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
 /// but living client (loading, or ready and waiting, without heartbeats) from a dead one.
 pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 
-/// Life of a candidate session that has proved nothing (the contract).
-pub const CANDIDATE_LIFE: Duration = Duration::from_secs(1);
+/// Silence of a candidate session after which the beginning of yet another conversation
+/// takes its place. A candidate of which the client lives repeats itself more often.
+pub const CANDIDATE_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Time for which a datagram may still be on its way. A client that is started again on its
 /// old address under the old conversation number is kept off the sequence numbers of

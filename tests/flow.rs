@@ -482,6 +482,42 @@ fn a_client_restarted_in_its_first_second_is_let_in_too() {
 }
 
 #[test]
+fn a_restarted_client_whose_proof_is_held_up_is_not_forgotten() {
+    for conv in [121_106, 5] {
+        let (mut world, peers) = World::started(&[1, 2]);
+        played(&mut world, &peers);
+        world.restart(peers[0], conv);
+        world.connect(peers[0], 1);
+        world.run_ms(7);
+        // It gets our answer, but what acknowledges that is lost. It cannot begin anew.
+        world.peers[peers[0]].mute = true;
+        world.run_ms(3_000);
+        let said = world.take(peers[0]);
+        assert_eq!(said, [Said::Connect(ConnectCode::Ok)], "conv {conv}");
+        world.peers[peers[0]].mute = false;
+        world.run_ms(3_000);
+        come_back(&mut world, &peers, peers[0]);
+        assert_eq!(world.server.counters().sessions, 2);
+    }
+}
+
+#[test]
+fn a_client_restarted_twice_is_let_in() {
+    let (mut world, peers) = World::started(&[1, 2]);
+    played(&mut world, &peers);
+    world.restart(peers[0], 5);
+    world.connect(peers[0], 1);
+    world.run_ms(6);
+    world.restart(peers[0], 6);
+    world.connect(peers[0], 1);
+    world.run_ms(3_000);
+    let said = world.take(peers[0]);
+    assert_eq!(said, [Said::Connect(ConnectCode::Ok)]);
+    come_back(&mut world, &peers, peers[0]);
+    assert_eq!(world.server.counters().sessions, 2);
+}
+
+#[test]
 fn a_late_copy_of_the_first_datagram_does_not_disturb_the_match() {
     let (mut world, peers) = World::started(&[1, 2]);
     // A Connect as the first peer sent it, from its address, long after.

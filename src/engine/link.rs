@@ -24,8 +24,8 @@ use super::time::Time;
 use super::transmit::Sink;
 use super::wire::segment::{self, Cmd, Datagram, Segment, Segments, distance};
 use crate::limits::{
-    MTU, PAST_LIFE, PAST_SEGMENTS_MAX, PROOF_STAMPS_MAX, RECEIVE_WINDOW, SEGMENT_PAYLOAD_MAX,
-    SEND_WINDOW, TIMESTAMP_AGE_MAX,
+    MTU, PAST_LIFE, PAST_SEGMENTS_MAX, PROOF_STAMPS_MAX, RECEIVE_WINDOW, ROUND_TRIP_SAMPLE_MAX,
+    SEGMENT_PAYLOAD_MAX, SEND_WINDOW, TIMESTAMP_AGE_MAX,
 };
 
 /// KCP's interval while it waits, in ms: the largest it takes.
@@ -225,6 +225,7 @@ impl Link {
         let mut proved = false;
         let mut asks = false;
         let mut rtt = None;
+        let mut oldest_echo = Duration::ZERO;
         for segment in datagram.segments() {
             if distance(segment.una, self.snd_nxt) > 0 {
                 return Err(Drop::UnaAhead);
@@ -234,7 +235,9 @@ impl Link {
             }
             match segment.cmd {
                 Cmd::Ack => {
-                    rtt = Some(self.echoed_age(clock, &segment)?);
+                    let age = self.echoed_age(clock, &segment)?;
+                    rtt = Some(age);
+                    oldest_echo = oldest_echo.max(age);
                     let sent = self.stamps.as_ref();
                     proved |= sent.is_some_and(|sent| sent.contains(&segment.ts));
                 }
@@ -243,6 +246,10 @@ impl Link {
             }
         }
 
+        if oldest_echo > ROUND_TRIP_SAMPLE_MAX {
+            let most = ROUND_TRIP_SAMPLE_MAX.as_millis();
+            datagram.shorten_echoes(clock, u32::try_from(most).expect("it is short"));
+        }
         if proved {
             self.stamps = None;
         } else if self.stamps.is_some() {
@@ -254,7 +261,7 @@ impl Link {
         if fresh {
             self.peer_una = una;
         }
-        if let Some(sample) = rtt {
+        if let Some(sample) = rtt.map(|age| age.min(ROUND_TRIP_SAMPLE_MAX)) {
             self.srtt = Some(self.srtt.map_or(sample, |srtt| (srtt * 7 + sample) / 8));
         }
 
@@ -593,6 +600,25 @@ mod tests {
         pair.up();
         pair.down();
         assert_eq!(pair.client.backlog(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_was_held_up_does_not_hold_up_retransmissions() {
+        let mut pair = Pair::new();
+        pair.client.send(b"connect");
+        // The client gets the answer only after 5 s, as a process does that was stuck.
+        let datagram = Pair::flushed(&mut pair.client, pair.now).remove(0);
+        hear(&mut pair.server, pair.now, datagram).unwrap();
+        let answers = Pair::flushed(&mut pair.server, pair.now);
+        pair.pass(5_000);
+        for answer in answers {
+            hear(&mut pair.client, pair.now, answer).unwrap();
+        }
+        assert_eq!(pair.client.srtt(), Some(ROUND_TRIP_SAMPLE_MAX));
+        pair.client.send(b"join");
+        Pair::flushed(&mut pair.client, pair.now); // lost
+        let again = pair.client.next_flush(pair.now).unwrap();
+        assert!(again.since(pair.now) <= ROUND_TRIP_SAMPLE_MAX * 3);
     }
 
     #[test]

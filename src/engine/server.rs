@@ -420,7 +420,15 @@ impl Server {
         if let Rival::Contested { by, same_conv } = session.rival {
             let candidate = self.sessions[by].link();
             if candidate.conv() != Conv(first.conv) {
-                return if own { Ok(key) } else { Err(Drop::WrongConv) };
+                if own {
+                    return Ok(key);
+                }
+                if !begins_anew(datagram) || !self.sessions[by].may_be_replaced(now) {
+                    return Err(Drop::WrongConv);
+                }
+                // The client was started once more before the candidate came to anything.
+                self.end(now, by, Disconnect::CandidateLost);
+                return self.open_candidate(now, key, Conv(first.conv));
             }
             let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
             if same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
@@ -430,9 +438,7 @@ impl Server {
             }
             return Ok(by);
         }
-        let begins =
-            first_data(datagram).is_some_and(|data| may_begin_connect(data, UPLINK_BODY_MAX));
-        match (own, begins) {
+        match (own, begins_anew(datagram)) {
             (true, true) if session.link().peer_una() > 0 => {
                 // The client had our answer, so it cannot need this copy.
                 if session.age(now) < RESTART_AFTER {
@@ -745,6 +751,11 @@ fn first_data<'a>(datagram: &'a Datagram<'_>) -> Option<&'a [u8]> {
         .next()
         .filter(|first| first.sn == 0)
         .map(|first| first.data)
+}
+
+/// Whether a datagram can be the first of a client that was started again.
+fn begins_anew(datagram: &Datagram<'_>) -> bool {
+    first_data(datagram).is_some_and(|data| may_begin_connect(data, UPLINK_BODY_MAX))
 }
 
 fn check_members(members: &[PlayerId], most: usize) -> Result<(), CreateError> {

@@ -24,7 +24,7 @@ use super::transmit::Sink;
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
-    BACKLOG_MAX, CANDIDATE_LIFE, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE,
+    BACKLOG_MAX, CANDIDATE_SILENCE_MAX, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE,
     PROBE_EVERY_SLOW, QUIET_AFTER,
 };
 
@@ -188,19 +188,29 @@ impl Session {
         self.valve(now) != Valve::Shut && self.link.is_proved()
     }
 
+    /// Whether nothing has been heard of this candidate for so long that another
+    /// conversation may take its place.
+    pub(super) fn may_be_replaced(&self, now: Time) -> bool {
+        now.since(self.heard_at) >= CANDIDATE_SILENCE_MAX
+    }
+
     /// Why the session must end now, if it must.
+    ///
+    /// A candidate has as much time as any session: while the proof is held up by a bad
+    /// network, its client has our answer and can never begin anew under the same number.
     pub(super) fn fate(&self, now: Time, idle_timeout: Duration) -> Option<Disconnect> {
-        let candidate = matches!(self.rival, Rival::Candidate { .. });
-        if candidate && self.age(now) >= CANDIDATE_LIFE {
-            Some(Disconnect::CandidateLost)
-        } else if now.since(self.heard_at) >= idle_timeout {
-            Some(Disconnect::Idle)
+        let reason = if now.since(self.heard_at) >= idle_timeout {
+            Disconnect::Idle
         } else if self.link.backlog() > 0 && now.since(self.progress_at) >= idle_timeout {
-            Some(Disconnect::Stalled)
+            Disconnect::Stalled
         } else if self.link.backlog() > self.backlog_max {
-            Some(Disconnect::Backlog)
+            Disconnect::Backlog
         } else {
-            None
+            return None;
+        };
+        match self.rival {
+            Rival::Candidate { .. } => Some(Disconnect::CandidateLost),
+            Rival::None | Rival::Contested { .. } => Some(reason),
         }
     }
 
@@ -211,9 +221,6 @@ impl Session {
         let mut sooner = |deadline: Time| at = at.min(deadline);
         if self.link.backlog() > 0 {
             sooner(self.progress_at + idle_timeout);
-        }
-        if matches!(self.rival, Rival::Candidate { .. }) {
-            sooner(self.opened_at + CANDIDATE_LIFE);
         }
         if !self.offline {
             sooner(self.heard_at + OFFLINE_AFTER);

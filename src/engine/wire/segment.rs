@@ -25,6 +25,7 @@ const FRG_MAX: u8 = 127;
 
 const CONV_AT: usize = 0;
 const CMD_AT: usize = 4;
+const TS_AT: usize = 8;
 const UNA_AT: usize = 16;
 const LEN_AT: usize = 20;
 
@@ -169,6 +170,17 @@ impl<'a> Datagram<'a> {
         }
     }
 
+    /// Makes acknowledgements of what was sent longer ago than `age_max` look as if it was
+    /// sent just then; `clock` is the time by which the stamps were made.
+    pub fn shorten_echoes(&mut self, clock: u32, age_max: u32) {
+        let oldest = clock.wrapping_sub(age_max);
+        self.edit(|segment, header| {
+            if segment.cmd == Cmd::Ack && distance(segment.ts, oldest) < 0 {
+                header[TS_AT..TS_AT + 4].copy_from_slice(&oldest.to_le_bytes());
+            }
+        });
+    }
+
     /// The bytes of the segments.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -208,7 +220,7 @@ fn read<'a>(header: &[u8; HEADER], rest: &'a [u8]) -> Option<Segment<'a>> {
         cmd: Cmd::from_byte(header[CMD_AT])?,
         frg: header[5],
         wnd: u16::from_le_bytes([header[6], header[7]]),
-        ts: read_u32(header, 8)?,
+        ts: read_u32(header, TS_AT)?,
         sn: read_u32(header, 12)?,
         una: read_u32(header, UNA_AT)?,
         data: rest.get(..len)?,
@@ -321,6 +333,24 @@ mod tests {
         let mut expected = segment(81, 0, 1, 0, b"abc");
         expected.extend(segment(84, 0, 0, 0, b""));
         Datagram::parse(&mut bytes).unwrap().clear_una();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn echoes_that_are_too_old_are_shortened_and_nothing_else_changes() {
+        let stamped = |cmd, ts: u32| {
+            let mut bytes = segment(cmd, 0, 1, 9, b"abc");
+            bytes[TS_AT..TS_AT + 4].copy_from_slice(&ts.to_le_bytes());
+            bytes
+        };
+        // The clock has just wrapped.
+        let (clock, oldest) = (400, u32::MAX - 599);
+        let mut bytes = [stamped(82, oldest - 1), stamped(81, 7), stamped(82, oldest)].concat();
+        bytes.extend(stamped(82, 399));
+        let mut expected = [stamped(82, oldest), stamped(81, 7), stamped(82, oldest)].concat();
+        expected.extend(stamped(82, 399));
+        let mut datagram = Datagram::parse(&mut bytes).unwrap();
+        datagram.shorten_echoes(clock, 1000);
         assert_eq!(bytes, expected);
     }
 

@@ -1,0 +1,25 @@
+//! The simulator: the same engine and the same client as in production, under virtual time
+//! and a network that loses, delays, repeats, reorders and cuts. One seed is one world, down
+//! to the last byte.
+//!
+//! ```text
+//!   script ──▶ clients ──▶ network ──▶ server      world:  the loop around all of them
+//!                 ▲           │          │         oracle: what must be true of them
+//!                 └───────────┴──────────┘         trace:  what happened, as hash and lines
+//! ```
+//!
+//! A world begins in chaos, then heals: everybody must reach the head of their match. Then
+//! the rooms are closed, everybody must hear of it, and when all limits have passed nothing
+//! may be left. `lockstep-sim` runs many worlds, and replays one by its seed.
+//!
+//! No thread, socket or clock is to be found here.
+
+pub mod network;
+pub mod oracle;
+pub mod rng;
+pub mod trace;
+pub mod world;
+
+mod script;
+
+pub use world::{Failure, Report, World, run};

@@ -1,0 +1,810 @@
+//! The oracle: what must be true of every match, whatever the network does.
+//!
+//! It is told what a world does and what its server and clients say, and answers with a
+//! [`Violation`] when that cannot be right. It computes deadlines by a formula of its own
+//! and keeps a copy of every match, so that it shares no mistake with the engine. It knows
+//! neither the network nor the script; [`crate::sim::world`] asks the questions.
+//!
+//! An input carries who sent it in its operands: `sid` is the conversation, `x` counts the
+//! inputs of that conversation from 0, `y` is a check over both.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::client::{ClientEvent, ClientFault};
+use crate::engine::counters::Counters;
+use crate::engine::drops::{Disconnect, Drop};
+use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
+use crate::engine::time::Time;
+use crate::engine::view::{OverReason, RoomView};
+use crate::engine::wire::frame::{Command, Frame, FrameInput, decode_frames};
+use crate::engine::wire::frame::{encode_frame, encode_input};
+use crate::engine::wire::message::ConnectCode;
+use crate::limits::{FRAME_BYTES_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX};
+
+/// The number of a conversation, over the whole world.
+pub type Conn = usize;
+/// The number of a match, over the whole world.
+pub type Match = usize;
+
+/// What was violated.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each text says what its fields are")]
+pub enum Violation {
+    #[error("match {of}: head is {head} at {now}, its clock says {due}")]
+    Head {
+        of: Match,
+        now: Time,
+        head: FrameId,
+        due: FrameId,
+    },
+    #[error("match {of}: frame {frame} was due at {due} and sealed at {now}, on time as it seemed")]
+    SealedLate {
+        of: Match,
+        frame: FrameId,
+        due: Time,
+        now: Time,
+    },
+    #[error("match {of}: a new epoch at {now} after a lateness of {lateness:?}")]
+    Epoch {
+        of: Match,
+        now: Time,
+        lateness: Duration,
+    },
+    #[error("match {of}: it went on after its end: {head} frames")]
+    FramesAfterEnd { of: Match, head: FrameId },
+    #[error("match {of}: what was sealed has changed")]
+    Rewritten { of: Match },
+    #[error("match {of}: the log does not decode, or its ids do not ascend below the head")]
+    LogBroken { of: Match },
+    #[error("match {of}: frame {frame} is over a bound")]
+    FrameTooLarge { of: Match, frame: FrameId },
+    #[error("match {of}: frame {frame} holds an input that nobody sent: {input:?}")]
+    Invented {
+        of: Match,
+        frame: FrameId,
+        input: FrameInput,
+    },
+    #[error("match {of}: frame {frame} has input {counter} of conversation {conn} again or late")]
+    Repeated {
+        of: Match,
+        frame: FrameId,
+        conn: Conn,
+        counter: u32,
+    },
+    #[error("{gaps} inputs are missing in the logs and {dropped} were dropped")]
+    InputsLost { gaps: u64, dropped: u64 },
+    #[error("conversation {conn}: {sent} inputs were sent, {logged} are in the log")]
+    InputsMissing { conn: Conn, sent: u32, logged: u32 },
+    #[error("conversation {conn}: the client says the server broke its contract: {fault:?}")]
+    Fault { conn: Conn, fault: ClientFault },
+    #[error("conversation {conn}: refused with {code:?}")]
+    Refused { conn: Conn, code: ConnectCode },
+    #[error("conversation {conn}: joined as {seat} beside {others:?}: no such match")]
+    Joined {
+        conn: Conn,
+        seat: i32,
+        others: Vec<(PlayerId, Percent)>,
+    },
+    #[error("conversation {conn}: Start says {got}, the match began at {expected:?}")]
+    Stamp {
+        conn: Conn,
+        got: i64,
+        expected: Option<i64>,
+    },
+    #[error("conversation {conn}: frame {frame} before Start")]
+    FrameBeforeStart { conn: Conn, frame: FrameId },
+    #[error("conversation {conn}: frame {got} after the one before {expected}")]
+    FrameOrder {
+        conn: Conn,
+        expected: FrameId,
+        got: FrameId,
+    },
+    #[error("conversation {conn}: frame {frame} differs from the room's")]
+    FrameDiffers { conn: Conn, frame: FrameId },
+    #[error("conversation {conn}: closed while its match runs")]
+    ClosedEarly { conn: Conn },
+    #[error("conversation {conn}: its match is over since {since} and Close has not come by {now}")]
+    NoClose { conn: Conn, since: Time, now: Time },
+    #[error("conversation {conn}: at {now}, long after the faults, at {got} of {needed}: {state}")]
+    Behind {
+        conn: Conn,
+        now: Time,
+        got: FrameId,
+        needed: FrameId,
+        state: String,
+    },
+    #[error("conversation {conn}: its session ended though nothing was wrong: {reason:?}")]
+    SessionLost { conn: Conn, reason: Disconnect },
+    #[error("left over at the end: {sessions} sessions, {rooms} rooms, {timers} timers")]
+    LeftOver {
+        sessions: u64,
+        rooms: u64,
+        timers: u64,
+    },
+    #[error("{what}: the server counts {counted}, the logs hold {held}")]
+    Miscounted {
+        what: &'static str,
+        counted: u64,
+        held: u64,
+    },
+    #[error("a frame was sealed {us} us late in a world that was never late")]
+    Lateness { us: u64 },
+    #[error("{who} wants to be woken again and again at {now}")]
+    Livelock { who: String, now: Time },
+}
+
+/// The turn of the loop in which a log is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// It began when the server asked for it, or earlier.
+    pub on_time: bool,
+    /// The match ended in it.
+    pub ended: bool,
+}
+
+/// The clock of a match as the oracle computes it.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    epoch: Time,
+    first: FrameId,
+}
+
+/// What is known of a match.
+#[derive(Debug)]
+struct MatchRecord {
+    room: RoomId,
+    match_id: MatchId,
+    members: Vec<PlayerId>,
+    hz: u32,
+    max_frames: u32,
+    seed: i32,
+    clock: Option<Clock>,
+    started_unix: Option<i64>,
+    over_since: Option<Time>,
+    /// The room's log, as the server showed it.
+    bytes: Vec<u8>,
+    /// Where each frame ends in it; one without input ends where the one before does.
+    ends: Vec<usize>,
+    /// The last conversation of each seat of which an input was seen.
+    last_conn: Vec<Conn>,
+}
+
+/// What is known of a conversation.
+#[derive(Debug)]
+struct ConnRecord {
+    player: PlayerId,
+    room: RoomId,
+    plays: Option<Match>,
+    /// When each input was sent.
+    sent: Vec<Time>,
+    /// The lowest counter that its next input in a log may have.
+    logged: u32,
+    /// The next frame, once it was told of the start.
+    next_frame: Option<FrameId>,
+    closed: bool,
+}
+
+impl ConnRecord {
+    fn sent_count(&self) -> u32 {
+        u32::try_from(self.sent.len()).expect("a conversation has few inputs")
+    }
+}
+
+/// See the file's header.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    matches: Vec<MatchRecord>,
+    conns: Vec<ConnRecord>,
+    /// Inputs that are missing between others of their conversation.
+    gaps: u64,
+    /// Inputs in all logs.
+    inputs: u64,
+    scratch: Vec<u8>,
+}
+
+/// The input number `counter` of a conversation.
+pub fn command_of(conn: Conn, counter: u32) -> Command {
+    let sid = i32::try_from(conn).expect("a world has few conversations");
+    let x = i32::try_from(counter).expect("a conversation has few inputs");
+    Command {
+        sid,
+        x,
+        y: sid.wrapping_mul(0x0101_6b2d) ^ x.wrapping_mul(0x0001_93b1),
+    }
+}
+
+impl MatchRecord {
+    fn head(&self) -> FrameId {
+        FrameId::try_from(self.ends.len()).expect("frames are counted in 32 bits")
+    }
+
+    /// How many frames are sealed by `now`: those of which the deadline, `k * 1 s / hz`
+    /// rounded down to the microsecond, is not after it.
+    fn due(&self, now: Time) -> FrameId {
+        let Some(clock) = self.clock else { return 0 };
+        let us = u64::try_from(now.since(clock.epoch).as_micros()).expect("a world is short");
+        let periods = ((us + 1) * u64::from(self.hz) - 1) / 1_000_000;
+        let frames = u64::from(clock.first) + periods;
+        FrameId::try_from(frames).map_or(self.max_frames, |due| due.min(self.max_frames))
+    }
+
+    fn deadline(&self, frame: FrameId) -> Option<Time> {
+        let clock = self.clock?;
+        let periods = u64::from(frame - clock.first) + 1;
+        let us = periods * 1_000_000 / u64::from(self.hz);
+        Some(clock.epoch + Duration::from_micros(us))
+    }
+
+    /// When a sealed frame was due: one from before the present epoch, long ago.
+    fn sealed_at(&self, frame: FrameId, now: Time) -> Time {
+        let clock = self.clock.filter(|clock| clock.first <= frame);
+        let deadline = clock.and_then(|_| self.deadline(frame));
+        deadline.map_or(Time::ZERO, |at| at.min(now))
+    }
+
+    fn frame_bytes(&self, frame: FrameId) -> Option<&[u8]> {
+        let index = usize::try_from(frame).ok()?;
+        let end = *self.ends.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Some(&self.bytes[start..end])
+    }
+}
+
+/// A frame as the log holds it: nothing at all if it has no input.
+fn encode_into(out: &mut Vec<u8>, frame: &Frame) {
+    out.clear();
+    if frame.inputs.is_empty() {
+        return;
+    }
+    let mut inputs = Vec::new();
+    for input in &frame.inputs {
+        let index = usize::try_from(input.seat - 1).unwrap_or(0);
+        encode_input(
+            &mut inputs,
+            input.player,
+            Seat::from_index(index),
+            input.command,
+        );
+    }
+    encode_frame(out, frame.id, &inputs);
+}
+
+// --- The server's side --------------------------------------------------------------------
+
+impl Oracle {
+    /// A room was created.
+    pub fn created(&mut self, view: &RoomView) -> Match {
+        self.matches.push(MatchRecord {
+            room: view.room,
+            match_id: view.match_id,
+            members: view.seats.iter().map(|seat| seat.player).collect(),
+            hz: view.hz,
+            max_frames: view.max_frames,
+            seed: view.seed,
+            clock: None,
+            started_unix: None,
+            over_since: None,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            last_conn: vec![0; view.seats.len()],
+        });
+        self.matches.len() - 1
+    }
+
+    /// The match of this id.
+    pub fn find(&self, id: MatchId) -> Option<Match> {
+        self.matches.iter().position(|known| known.match_id == id)
+    }
+
+    /// The newest match of a room.
+    pub fn newest(&self, room: RoomId) -> Option<Match> {
+        self.matches.iter().rposition(|known| known.room == room)
+    }
+
+    /// Whether a match has started and is not over.
+    pub fn is_playing(&self, of: Match) -> bool {
+        self.matches[of].clock.is_some() && self.matches[of].over_since.is_none()
+    }
+
+    /// Whether a match was running at this moment and is still.
+    pub fn plays_since(&self, of: Match, moment: Time) -> bool {
+        let clock = self.matches[of].clock;
+        self.is_playing(of) && clock.is_some_and(|clock| clock.epoch <= moment)
+    }
+
+    /// Since when a match is over.
+    pub fn over_since(&self, of: Match) -> Option<Time> {
+        self.matches[of].over_since
+    }
+
+    /// Whether a player is a member of a match.
+    pub fn is_member(&self, of: Match, player: PlayerId) -> bool {
+        self.matches[of].members.contains(&player)
+    }
+
+    /// Whether a log must have grown by now.
+    pub fn has_frames_due(&self, of: Match, now: Time) -> bool {
+        self.is_playing(of) && self.matches[of].due(now) != self.matches[of].head()
+    }
+
+    /// Bytes of a match's log, as far as it is known.
+    pub fn log_len(&self, of: Match) -> usize {
+        self.matches[of].bytes.len()
+    }
+
+    /// A match has started.
+    pub fn started(&mut self, of: Match, now: Time, unix_seconds: i64) {
+        let known = &mut self.matches[of];
+        known.clock = Some(Clock {
+            epoch: now,
+            first: 0,
+        });
+        known.started_unix = Some(unix_seconds);
+    }
+
+    /// A room says that it was so late that it took a new epoch.
+    ///
+    /// # Errors
+    /// If it was not.
+    pub fn epoch_renewed(
+        &mut self,
+        of: Match,
+        now: Time,
+        lateness: Duration,
+    ) -> Result<(), Violation> {
+        let known = &mut self.matches[of];
+        let head = known.head();
+        let late = known.deadline(head).map(|at| now.since(at));
+        if late != Some(lateness) || lateness <= LATE_MAX {
+            return Err(Violation::Epoch { of, now, lateness });
+        }
+        known.clock = Some(Clock {
+            epoch: now,
+            first: head,
+        });
+        Ok(())
+    }
+
+    /// A room's log, at the end of a turn of the loop that was on time or not, or in the turn
+    /// in which its match `ended`: then a time-out that was due earlier than some frames of
+    /// the same turn comes before them.
+    ///
+    /// # Errors
+    /// If frames were sealed at another moment than their deadlines, what was sealed has
+    /// changed, or an input is not as it was sent.
+    pub fn log(
+        &mut self,
+        of: Match,
+        now: Time,
+        Turn { on_time, ended }: Turn,
+        head: FrameId,
+        bytes: &[u8],
+    ) -> Result<(), Violation> {
+        let known = &self.matches[of];
+        let before = known.head();
+        if known.over_since.is_some() && (head != before || bytes.len() != known.bytes.len()) {
+            return Err(Violation::FramesAfterEnd { of, head });
+        }
+        let due = known.due(now);
+        let cut_short = ended && (before..due).contains(&head);
+        let cut_short = cut_short && (!on_time || known.deadline(head) == Some(now));
+        if known.over_since.is_none() && head != due && !cut_short {
+            return Err(Violation::Head { of, now, head, due });
+        }
+        let deadline = known.deadline(before);
+        if let Some(due) = deadline.filter(|due| on_time && head > before && *due != now) {
+            let frame = before;
+            return Err(Violation::SealedLate {
+                of,
+                frame,
+                due,
+                now,
+            });
+        }
+        if !bytes.starts_with(&known.bytes) {
+            return Err(Violation::Rewritten { of });
+        }
+        let from = known.bytes.len();
+        self.append(of, head, &bytes[from..])
+    }
+
+    /// A match is over, at the end of what [`Oracle::log`] was last told.
+    ///
+    /// # Errors
+    /// If its number of frames is another.
+    pub fn over(
+        &mut self,
+        of: Match,
+        now: Time,
+        reason: OverReason,
+        frames: FrameId,
+    ) -> Result<(), Violation> {
+        let known = &mut self.matches[of];
+        let at_last = frames == known.max_frames;
+        if known.head() != frames || at_last != (reason == OverReason::MaxFrames) {
+            return Err(Violation::FramesAfterEnd { of, head: frames });
+        }
+        known.over_since = Some(now);
+        Ok(())
+    }
+
+    fn append(&mut self, of: Match, head: FrameId, bytes: &[u8]) -> Result<(), Violation> {
+        let broken = || Violation::LogBroken { of };
+        let frames = decode_frames(bytes).map_err(|_| broken())?;
+        for frame in &frames {
+            if frame.id < self.matches[of].head() || frame.id >= head || frame.inputs.is_empty() {
+                return Err(broken());
+            }
+            self.check_inputs(of, frame)?;
+            let mut encoded = std::mem::take(&mut self.scratch);
+            encode_into(&mut encoded, frame);
+            let known = &mut self.matches[of];
+            let index = usize::try_from(frame.id).expect("an index");
+            known.ends.resize(index, known.bytes.len());
+            known.bytes.extend_from_slice(&encoded);
+            known.ends.push(known.bytes.len());
+            let len = encoded.len();
+            self.scratch = encoded;
+            if len > FRAME_BYTES_MAX {
+                let frame = frame.id;
+                return Err(Violation::FrameTooLarge { of, frame });
+            }
+        }
+        let known = &mut self.matches[of];
+        let index = usize::try_from(head).expect("an index");
+        known.ends.resize(index, known.bytes.len());
+        // The log is the same bytes that prost's reading of it gives again.
+        if known.bytes.ends_with(bytes) {
+            Ok(())
+        } else {
+            Err(broken())
+        }
+    }
+
+    fn check_inputs(&mut self, of: Match, frame: &Frame) -> Result<(), Violation> {
+        let mut counts = vec![0; self.matches[of].members.len()];
+        for input in &frame.inputs {
+            let seat = self.check_input(of, frame.id, input)?;
+            counts[seat] += 1;
+            if counts[seat] > INPUTS_PER_SEAT_AND_FRAME_MAX {
+                let frame = frame.id;
+                return Err(Violation::FrameTooLarge { of, frame });
+            }
+        }
+        self.inputs += frame.inputs.len() as u64;
+        Ok(())
+    }
+
+    /// Holds one input against what its conversation has sent; returns its seat's index.
+    fn check_input(
+        &mut self,
+        of: Match,
+        frame: FrameId,
+        input: &FrameInput,
+    ) -> Result<usize, Violation> {
+        let invented = || Violation::Invented {
+            of,
+            frame,
+            input: *input,
+        };
+        let conn = Conn::try_from(input.command.sid).map_err(|_| invented())?;
+        let counter = u32::try_from(input.command.x).map_err(|_| invented())?;
+        let seat = usize::try_from(input.seat - 1).map_err(|_| invented())?;
+        let known = &mut self.matches[of];
+        let sender = self.conns.get_mut(conn).ok_or_else(invented)?;
+        let honest = known.members.get(seat) == Some(&input.player)
+            && sender.player == input.player
+            && sender.plays == Some(of)
+            && counter < sender.sent_count()
+            && input.command == command_of(conn, counter);
+        if !honest {
+            return Err(invented());
+        }
+        // A player's conversations follow one another, and so do the inputs of each.
+        if counter < sender.logged || conn < known.last_conn[seat] {
+            return Err(Violation::Repeated {
+                of,
+                frame,
+                conn,
+                counter,
+            });
+        }
+        self.gaps += u64::from(counter - sender.logged);
+        sender.logged = counter + 1;
+        known.last_conn[seat] = conn;
+        Ok(seat)
+    }
+}
+
+// --- The clients' side --------------------------------------------------------------------
+
+impl Oracle {
+    /// A client begins a conversation.
+    pub fn opened(&mut self, player: PlayerId, room: RoomId) -> Conn {
+        self.conns.push(ConnRecord {
+            player,
+            room,
+            plays: None,
+            sent: Vec::new(),
+            logged: 0,
+            next_frame: None,
+            closed: false,
+        });
+        self.conns.len() - 1
+    }
+
+    /// The match that a conversation has joined.
+    pub fn plays(&self, conn: Conn) -> Option<Match> {
+        self.conns[conn].plays
+    }
+
+    /// How many inputs a conversation has sent.
+    pub fn sent(&self, conn: Conn) -> u32 {
+        self.conns[conn].sent_count()
+    }
+
+    /// When the oldest input of a conversation that is not in the log was sent.
+    pub fn input_waits_since(&self, conn: Conn) -> Option<Time> {
+        let own = &self.conns[conn];
+        let index = usize::try_from(own.logged).expect("an index");
+        own.sent.get(index).copied()
+    }
+
+    /// When the oldest frame that a conversation has yet to get was sealed.
+    pub fn frame_owed_since(&self, conn: Conn, now: Time) -> Option<Time> {
+        let own = &self.conns[conn];
+        let of = own.plays.or_else(|| self.newest(own.room))?;
+        let next = own.next_frame.unwrap_or(0);
+        let known = &self.matches[of];
+        (self.is_playing(of) && next < known.due(now)).then(|| known.sealed_at(next, now))
+    }
+
+    /// The next input of a conversation, which the client has taken.
+    pub fn pressed(&mut self, conn: Conn, now: Time) {
+        self.conns[conn].sent.push(now);
+    }
+
+    /// The next input of a conversation.
+    pub fn next_command(&self, conn: Conn) -> Command {
+        command_of(conn, self.sent(conn))
+    }
+
+    /// A client says what has happened.
+    ///
+    /// # Errors
+    /// If it cannot have.
+    pub fn heard(&mut self, conn: Conn, event: &ClientEvent) -> Result<(), Violation> {
+        match event {
+            ClientEvent::Fault(fault) => Err(Violation::Fault {
+                conn,
+                fault: *fault,
+            }),
+            ClientEvent::Refused(code) => self.refused(conn, *code),
+            ClientEvent::Joined { seat, others, seed } => self.joined(conn, *seat, others, *seed),
+            ClientEvent::Started { unix_seconds } => self.told_start(conn, *unix_seconds),
+            ClientEvent::Frame(frame) => self.delivered(conn, frame),
+            ClientEvent::Closed => self.closed(conn),
+            ClientEvent::Connected
+            | ClientEvent::Progress { .. }
+            | ClientEvent::Ready
+            | ClientEvent::ResultAcknowledged
+            | ClientEvent::Echo(_)
+            | ClientEvent::HeartbeatAnswered => Ok(()),
+        }
+    }
+
+    fn refused(&self, conn: Conn, code: ConnectCode) -> Result<(), Violation> {
+        let ConnRecord { player, room, .. } = &self.conns[conn];
+        let mut matches = self.matches.iter().filter(|known| known.room == *room);
+        let possible = match code {
+            ConnectCode::NoRoom => true,
+            ConnectCode::RoomState => matches.any(|known| known.over_since.is_some()),
+            ConnectCode::NoPlayer => matches.any(|known| !known.members.contains(player)),
+            ConnectCode::Token | ConnectCode::Ok => false,
+        };
+        possible
+            .then_some(())
+            .ok_or(Violation::Refused { conn, code })
+    }
+
+    fn joined(
+        &mut self,
+        conn: Conn,
+        seat: i32,
+        others: &[(PlayerId, Percent)],
+        seed: i32,
+    ) -> Result<(), Violation> {
+        let ConnRecord { player, room, .. } = self.conns[conn];
+        let of = self
+            .matches
+            .iter()
+            .position(|known| known.room == room && known.seed == seed);
+        let right = of.filter(|of| {
+            let members = &self.matches[*of].members;
+            let index = usize::try_from(seat - 1).unwrap_or(usize::MAX);
+            let rest = members.iter().filter(|member| **member != player);
+            members.get(index) == Some(&player) && rest.eq(others.iter().map(|(id, _)| id))
+        });
+        let others = || others.to_vec();
+        if right.is_none() {
+            let others = others();
+            return Err(Violation::Joined { conn, seat, others });
+        }
+        self.conns[conn].plays = of;
+        Ok(())
+    }
+
+    fn told_start(&mut self, conn: Conn, got: i64) -> Result<(), Violation> {
+        let own = &mut self.conns[conn];
+        let expected = own.plays.and_then(|of| self.matches[of].started_unix);
+        if expected != Some(got) {
+            return Err(Violation::Stamp {
+                conn,
+                got,
+                expected,
+            });
+        }
+        own.next_frame = Some(0);
+        Ok(())
+    }
+
+    fn delivered(&mut self, conn: Conn, frame: &Frame) -> Result<(), Violation> {
+        let own = &mut self.conns[conn];
+        let got = frame.id;
+        let (Some(expected), Some(of)) = (own.next_frame, own.plays) else {
+            return Err(Violation::FrameBeforeStart { conn, frame: got });
+        };
+        if got != expected {
+            return Err(Violation::FrameOrder {
+                conn,
+                expected,
+                got,
+            });
+        }
+        own.next_frame = Some(got + 1);
+        encode_into(&mut self.scratch, frame);
+        if self.matches[of].frame_bytes(got) != Some(&self.scratch[..]) {
+            return Err(Violation::FrameDiffers { conn, frame: got });
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, conn: Conn) -> Result<(), Violation> {
+        let own = &mut self.conns[conn];
+        let room = own.room;
+        let is_over = |of: &Match| self.matches[*of].over_since.is_some();
+        let ended_before = |of: &Match| self.matches[*of].room == room && is_over(of);
+        let of = match own.plays {
+            Some(of) => Some(of).filter(is_over),
+            // Its room ended between the answer to its Connect and its next message.
+            None => (0..self.matches.len()).rev().find(ended_before),
+        };
+        own.plays = of;
+        own.closed = true;
+        of.map(|_| ()).ok_or(Violation::ClosedEarly { conn })
+    }
+}
+
+// --- Questions at certain moments ---------------------------------------------------------
+
+impl Oracle {
+    /// Some time after the last fault: is this client at the head, give or take `lag`?
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn must_be_at_head(
+        &self,
+        conn: Conn,
+        now: Time,
+        lag: Duration,
+        state: String,
+    ) -> Result<(), Violation> {
+        let own = &self.conns[conn];
+        let newest = self
+            .newest(own.room)
+            .expect("somebody asks about its match");
+        let needed = self.matches[newest].due(now - lag);
+        let got = own.next_frame.unwrap_or(0);
+        if own.plays != Some(newest) || got < needed || own.next_frame.is_none() {
+            return Err(Violation::Behind {
+                conn,
+                now,
+                got,
+                needed,
+                state,
+            });
+        }
+        Ok(())
+    }
+
+    /// Some time after the last fault: is everything that this client had sent in the log?
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn must_have_inputs(
+        &self,
+        conn: Conn,
+        sent: u32,
+        counters: &Counters,
+    ) -> Result<(), Violation> {
+        let dropped = counters
+            .drops(Drop::InputsWaiting)
+            .saturating_sub(self.gaps);
+        let logged = self.conns[conn].logged;
+        if u64::from(logged) + dropped < u64::from(sent) {
+            return Err(Violation::InputsMissing { conn, sent, logged });
+        }
+        Ok(())
+    }
+
+    /// A while after a match's end: has this client been told?
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn must_be_closed(&self, conn: Conn, now: Time) -> Result<(), Violation> {
+        let own = &self.conns[conn];
+        let since = own.plays.and_then(|of| self.matches[of].over_since);
+        match since {
+            Some(since) if !own.closed => Err(Violation::NoClose { conn, since, now }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds what is missing in the logs against what the server says it dropped.
+    ///
+    /// # Errors
+    /// If more is missing.
+    pub fn must_account_for_gaps(&self, counters: &Counters) -> Result<(), Violation> {
+        let dropped = counters.drops(Drop::InputsWaiting);
+        let gaps = self.gaps;
+        if gaps > dropped {
+            return Err(Violation::InputsLost { gaps, dropped });
+        }
+        Ok(())
+    }
+
+    /// Inputs that are missing in the logs.
+    pub fn gaps(&self) -> u64 {
+        self.gaps
+    }
+
+    /// When all limits have passed: is everything gone, and was it counted right?
+    ///
+    /// # Errors
+    /// If not.
+    pub fn must_be_empty(&self, counters: &Counters, ever_late: bool) -> Result<(), Violation> {
+        let Counters {
+            sessions,
+            rooms,
+            timers,
+            ..
+        } = *counters;
+        if sessions + rooms + timers > 0 {
+            return Err(Violation::LeftOver {
+                sessions,
+                rooms,
+                timers,
+            });
+        }
+        let frames = self.matches.iter().map(|known| u64::from(known.head()));
+        for (what, counted, held) in [
+            ("frames", counters.frames, frames.sum()),
+            ("inputs", counters.inputs, self.inputs),
+        ] {
+            if counted != held {
+                return Err(Violation::Miscounted {
+                    what,
+                    counted,
+                    held,
+                });
+            }
+        }
+        let us = counters.frame_lateness_us.max();
+        if !ever_late && us > 0 {
+            return Err(Violation::Lateness { us });
+        }
+        self.must_account_for_gaps(counters)
+    }
+}

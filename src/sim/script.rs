@@ -1,0 +1,653 @@
+//! What people, their devices and the operator do in a world: all of it drawn from the seed.
+//!
+//! An [`Act`] is one entry of the script. Those that a device does again and again name the
+//! conversation they belong to, and mean nothing once that is another.
+
+use std::time::Duration;
+
+use super::network::Ways;
+use super::oracle::{Conn, Violation};
+use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
+use crate::client::{Client, ClientConfig, ClientEvent, ClientState};
+use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
+use crate::engine::time::Time;
+use crate::engine::view::RoomSpec;
+use crate::limits::QUIET_AFTER;
+
+/// Time between two looks of a player at a client that may be stuck.
+const WATCH_EVERY: Duration = Duration::from_millis(300);
+/// Time between two outages of one device: KCP must have recovered from the first.
+const OUTAGE_GAP: Duration = Duration::from_secs(10);
+
+/// How a crashed client comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Restart {
+    /// On its address, with its conversation number.
+    Same,
+    /// On its address, with another number.
+    NewConv,
+    /// On another address.
+    NewAddr,
+}
+
+/// One thing to be done. Numbers are indices of the world's rooms, players and devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Act {
+    Create(usize),
+    Close(usize),
+    Arrive(usize),
+    Load(usize, Conn),
+    Press(usize, Conn),
+    Watch(usize, Conn),
+    Trouble(usize),
+    Thaw(usize),
+    Restart(usize, Restart),
+    Vanish(usize),
+    Heal,
+    Settle,
+    JudgeCloses(Time),
+}
+
+/// A room, and what becomes of it.
+#[derive(Debug)]
+pub(super) struct RoomPlan {
+    pub(super) spec: RoomSpec,
+    hz: u32,
+    broadcast_every: u32,
+    /// Another match follows when one is over.
+    again: bool,
+    /// The frame after which players send their results.
+    result_at: Option<FrameId>,
+}
+
+impl RoomPlan {
+    /// The longest that a frame waits for its broadcast.
+    pub(super) fn broadcast_every(&self) -> Duration {
+        Duration::from_secs(1) * self.broadcast_every / self.hz
+    }
+}
+
+/// One player, and what they are like.
+#[derive(Debug)]
+pub(super) struct Player {
+    pub(super) id: PlayerId,
+    pub(super) room: usize,
+    /// The device that they use now.
+    pub(super) device: Option<usize>,
+    /// The device that was given the seat last, and when.
+    pub(super) seated: Option<(usize, Time)>,
+    heartbeat_every: Option<Duration>,
+    /// The mean time between two inputs.
+    press_every: Duration,
+    /// Bursts among a thousand inputs.
+    bursts: u64,
+    /// Silence after which they connect again.
+    patience: Option<Duration>,
+    /// They have nothing to load.
+    ready_at_once: bool,
+    /// They join and never say that they are ready.
+    never_ready: bool,
+}
+
+// --- The plan -----------------------------------------------------------------------------
+
+impl World {
+    /// Draws rooms and players, and when they come.
+    pub(super) fn write_script(&mut self) {
+        for room in 0..self.rng.index(3) + 1 {
+            self.plan_room(room);
+        }
+        let chaos = if self.rng.per_mille(150) {
+            self.rng.millis(20_000..=45_000)
+        } else {
+            self.rng.millis(5_000..=20_000)
+        };
+        self.after(chaos, Act::Heal);
+    }
+
+    fn plan_room(&mut self, room: usize) {
+        let size = self.rng.index(6) + 1;
+        let hz = [10, 15, 20, 30, 30, 60, 120][self.rng.index(7)];
+        let broadcast_every = [1, 2, 3, 3, 5, 8][self.rng.index(6)];
+        let max_frames = if self.rng.per_mille(250) {
+            self.rng.within(20..=600)
+        } else {
+            5_500
+        };
+        let rng = &mut self.rng;
+        let result_at = rng
+            .per_mille(250)
+            .then(|| rng.within(30..=500))
+            .map(|frame| FrameId::try_from(frame).expect("it is small"));
+        let first = self.players.len();
+        for _ in 0..size {
+            self.plan_player(room);
+        }
+        let members = self.players[first..]
+            .iter()
+            .map(|player| player.id)
+            .collect();
+        self.rooms.push(RoomPlan {
+            spec: RoomSpec {
+                room: RoomId(room as u64 + 1),
+                members,
+                seed: self.rng.bits32().cast_signed(),
+                hz: Some(hz),
+                broadcast_every: Some(broadcast_every),
+                max_frames: Some(u32::try_from(max_frames).expect("it is small")),
+            },
+            hz,
+            broadcast_every,
+            again: self.rng.per_mille(500),
+            result_at,
+        });
+        let created = self.rng.millis(0..=1_500);
+        self.after(created, Act::Create(room));
+        if self.rng.per_mille(150) {
+            let closed = self.rng.millis(2_000..=20_000);
+            self.after(closed, Act::Close(room));
+        }
+    }
+
+    fn plan_player(&mut self, room: usize) {
+        let index = self.players.len();
+        let rng = &mut self.rng;
+        let number = index as u64 + 1;
+        let id = if rng.per_mille(100) {
+            u64::MAX - number
+        } else {
+            number
+        };
+        let heartbeat_every = match rng.index(4) {
+            0 => None,
+            1 => Some(Duration::from_secs(10)),
+            _ => Some(Duration::from_secs(2)),
+        };
+        self.players.push(Player {
+            id: PlayerId(id),
+            room,
+            device: None,
+            seated: None,
+            heartbeat_every,
+            press_every: rng.millis(20..=1_500),
+            bursts: if rng.per_mille(200) { 10 } else { 0 },
+            patience: rng.per_mille(300).then(|| rng.millis(2_000..=20_000)),
+            ready_at_once: rng.per_mille(400),
+            never_ready: rng.per_mille(30),
+        });
+        let comes = self.rng.millis(0..=3_000);
+        self.after(comes, Act::Arrive(index));
+        if self.rng.per_mille(700) {
+            let trouble = self.rng.millis(2_000..=12_000);
+            self.after(trouble, Act::Trouble(index));
+        }
+    }
+
+    /// A match is over: the room's number may come again, with its seats dealt anew.
+    pub(super) fn plan_again(&mut self, room: RoomId) {
+        let of = |plan: &RoomPlan| plan.spec.room == room;
+        let index = self.rooms.iter().position(of).expect("it was planned");
+        if !self.rooms[index].again || self.phase != Phase::Chaos {
+            return;
+        }
+        // Another seed is how the oracle tells the matches apart.
+        let seed = self.rooms[index].spec.seed.wrapping_add(1);
+        self.rooms[index].spec.seed = seed;
+        let by = self.rng.index(self.rooms[index].spec.members.len());
+        self.rooms[index].spec.members.rotate_left(by);
+        let wait = self.rng.millis(1..=4_500);
+        self.after(wait, Act::Create(index));
+    }
+}
+
+// --- Acts ---------------------------------------------------------------------------------
+
+impl World {
+    pub(super) fn perform(&mut self, act: Act) -> Result<(), Violation> {
+        if !matches!(act, Act::Load(..) | Act::Press(..) | Act::Watch(..)) {
+            self.note(format!("{act:?}"));
+        }
+        let chaos = self.phase == Phase::Chaos;
+        match act {
+            Act::Create(room) if chaos => self.commands.push(Command::Create(room)),
+            Act::Close(room) if chaos => self.commands.push(Command::Close(room)),
+            Act::Arrive(player) if chaos => self.arrive(player)?,
+            Act::Trouble(player) if chaos => self.trouble(player)?,
+            Act::Restart(device, how) if chaos => self.restart(device, how)?,
+            Act::Load(device, conn) if self.is_live(device, conn) => self.load(device)?,
+            Act::Press(device, conn) if self.is_live(device, conn) => self.press(device)?,
+            Act::Watch(device, conn) if self.is_live(device, conn) => self.look_at(device)?,
+            Act::Thaw(device) => self.thaw(device)?,
+            Act::Vanish(device) => self.vanish(device),
+            Act::Heal => self.heal()?,
+            Act::Settle => self.settled()?,
+            Act::JudgeCloses(settled_at) => self.judge_closes(settled_at)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_live(&self, device: usize, conn: Conn) -> bool {
+        let device = &self.devices[device];
+        device.conn == conn && matches!(device.health, Health::Alive | Health::Frozen)
+    }
+
+    fn draw_conv(&mut self) -> Conv {
+        self.shared_conv.unwrap_or(Conv(self.rng.bits32()))
+    }
+
+    /// A player comes, or comes again for the next match.
+    fn arrive(&mut self, player: usize) -> Result<(), Violation> {
+        match self.players[player].device {
+            Some(device) if self.devices[device].health == Health::Alive => {
+                self.reconnect(device, false)
+            }
+            Some(_) => Ok(()),
+            None => self.new_device(player),
+        }
+    }
+
+    /// A client on a new address becomes the player's.
+    fn new_device(&mut self, player: usize) -> Result<(), Violation> {
+        let conv = self.draw_conv();
+        let client = self.new_client(player, conv);
+        let conn = self.open_conn(player);
+        self.devices.push(Device {
+            addr: self.next_addr(),
+            client,
+            conn,
+            player,
+            health: Health::Alive,
+            wake: None,
+            held: Vec::new(),
+            opened_at: self.now,
+            outage: None,
+            loaded: 0,
+            resulted: false,
+            sent_at_heal: 0,
+        });
+        let device = self.devices.len() - 1;
+        self.players[player].device = Some(device);
+        self.begun(device)
+    }
+
+    fn new_client(&mut self, player: usize, conv: Conv) -> Client {
+        let Player {
+            id,
+            room,
+            heartbeat_every,
+            ready_at_once,
+            ..
+        } = self.players[player];
+        let mut config = ClientConfig::new(id, self.rooms[room].spec.room);
+        config.conv = conv;
+        config.clock_base = self.rng.bits32();
+        config.heartbeat_every = heartbeat_every;
+        let mut client = Client::new(self.now, config);
+        client.join();
+        if ready_at_once {
+            client.ready();
+        }
+        client
+    }
+
+    /// A conversation has begun on a device.
+    fn begun(&mut self, index: usize) -> Result<(), Violation> {
+        let device = &mut self.devices[index];
+        device.opened_at = self.now;
+        device.loaded = 0;
+        device.resulted = false;
+        device.sent_at_heal = 0;
+        let (addr, conn) = (device.addr, device.conn);
+        let (id, conv) = (device.client.player(), device.client.conv());
+        self.note(format!(
+            "conversation {conn} begins: player {id} at {addr}, conv {:08x}",
+            conv.0
+        ));
+        self.after(WATCH_EVERY, Act::Watch(index, conn));
+        self.device_turn(index)
+    }
+
+    /// A new conversation of the same client: on its address, or with everything new.
+    fn reconnect(&mut self, device: usize, new_addr: bool) -> Result<(), Violation> {
+        let player = self.devices[device].player;
+        if new_addr {
+            self.devices[device].health = Health::Gone;
+            return self.new_device(player);
+        }
+        let conn = self.open_conn(player);
+        let (conv, clock) = (Conv(self.rng.bits32()), self.rng.bits32());
+        let now = self.now;
+        let own = &mut self.devices[device];
+        own.conn = conn;
+        own.client.reconnect(now, conv, clock);
+        self.begun(device)
+    }
+
+    /// A crashed client comes back.
+    fn restart(&mut self, device: usize, how: Restart) -> Result<(), Violation> {
+        if self.devices[device].health != Health::Dead {
+            return Ok(());
+        }
+        let player = self.devices[device].player;
+        let conv = match how {
+            Restart::NewAddr => return self.reconnect(device, true),
+            Restart::NewConv => Conv(self.rng.bits32()),
+            Restart::Same => self.devices[device].client.conv(),
+        };
+        let client = self.new_client(player, conv);
+        let conn = self.open_conn(player);
+        let own = &mut self.devices[device];
+        own.client = client;
+        own.conn = conn;
+        own.health = Health::Alive;
+        self.begun(device)
+    }
+
+    fn vanish(&mut self, device: usize) {
+        self.devices[device].health = Health::Gone;
+        self.devices[device].wake = None;
+    }
+
+    fn thaw(&mut self, device: usize) -> Result<(), Violation> {
+        if self.devices[device].health != Health::Frozen {
+            return Ok(());
+        }
+        self.devices[device].health = Health::Alive;
+        for arrival in std::mem::take(&mut self.devices[device].held) {
+            self.give(device, arrival);
+        }
+        self.device_turn(device)
+    }
+
+    /// Loads some more, then is ready.
+    fn load(&mut self, index: usize) -> Result<(), Violation> {
+        let more = self.rng.within(5..=60);
+        let player = &self.players[self.devices[index].player];
+        let device = &mut self.devices[index];
+        if device.health == Health::Alive {
+            device.loaded += i32::try_from(more).expect("it is small");
+            device.client.progress(Percent::clamped(device.loaded));
+            if device.loaded >= 100 {
+                if !player.never_ready {
+                    device.client.ready();
+                }
+                return self.device_turn(index);
+            }
+        }
+        let conn = device.conn;
+        let wait = self.rng.millis(20..=900);
+        self.after(wait, Act::Load(index, conn));
+        self.device_turn(index)
+    }
+
+    /// Presses once, or very often at once, and will again.
+    fn press(&mut self, index: usize) -> Result<(), Violation> {
+        let device = &self.devices[index];
+        let conn = device.conn;
+        let Player {
+            press_every,
+            bursts,
+            ..
+        } = self.players[device.player];
+        if device.health == Health::Alive && device.client.state() == ClientState::Playing {
+            let times = if self.rng.per_mille(bursts) {
+                self.rng.within(65..=400)
+            } else {
+                1
+            };
+            for _ in 0..times {
+                let command = self.oracle.next_command(conn);
+                if self.devices[index].client.input(command) {
+                    self.oracle.pressed(conn, self.now);
+                }
+            }
+            self.device_turn(index)?;
+        }
+        if self.devices[index].client.state() != ClientState::Closed {
+            let most = u64::try_from(press_every.as_micros()).expect("it is short");
+            let wait = Duration::from_micros(self.rng.within(1_000..=2 * most));
+            self.after(wait, Act::Press(index, conn));
+        }
+        Ok(())
+    }
+
+    /// The player looks whether the client is stuck.
+    fn look_at(&mut self, index: usize) -> Result<(), Violation> {
+        let device = &mut self.devices[index];
+        let conn = device.conn;
+        let silent = device.client.silent_for(self.now);
+        let player = &self.players[device.player];
+        let closed = device.client.state() == ClientState::Closed;
+        if device.health == Health::Alive {
+            let current = self.is_current(index);
+            let device = &mut self.devices[index];
+            if device.client.state() == ClientState::Refused && current {
+                device.client.connect();
+                self.device_turn(index)?;
+            } else if self.phase == Phase::Chaos
+                && current
+                && !closed
+                && player.patience.is_some_and(|patience| silent > patience)
+            {
+                let new_addr = self.rng.per_mille(500);
+                return self.reconnect(index, new_addr);
+            }
+        }
+        self.after(WATCH_EVERY, Act::Watch(index, conn));
+        Ok(())
+    }
+
+    /// What a client's news make its player do.
+    pub(super) fn react(&mut self, index: usize, event: &ClientEvent) {
+        let device = &mut self.devices[index];
+        let (player, conn) = (device.player, device.conn);
+        let room = &self.rooms[self.players[player].room];
+        match event {
+            ClientEvent::Joined { .. } if !self.players[player].ready_at_once => {
+                let wait = self.rng.millis(0..=500);
+                self.after(wait, Act::Load(index, conn));
+            }
+            ClientEvent::Started { .. } => {
+                let wait = self.rng.millis(1..=300);
+                self.after(wait, Act::Press(index, conn));
+            }
+            ClientEvent::Frame(frame)
+                if !device.resulted && room.result_at.is_some_and(|at| frame.id >= at) =>
+            {
+                device.resulted = device.client.result(7);
+            }
+            ClientEvent::Closed if room.again && self.rng.per_mille(800) => {
+                let wait = self.rng.millis(50..=5_000);
+                if self.is_current(index) {
+                    self.after(wait, Act::Arrive(player));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+// --- Trouble ------------------------------------------------------------------------------
+
+impl World {
+    /// Something happens to a player's device.
+    fn trouble(&mut self, player: usize) -> Result<(), Violation> {
+        let pause = self.rng.millis(1_000..=8_000);
+        let mut lasts = Duration::ZERO;
+        let alive = |device: &usize| self.devices[*device].health == Health::Alive;
+        if let Some(device) = self.players[player].device.filter(alive) {
+            lasts = match self.rng.index(14) {
+                0..=3 => self.outage(device, 200..=8_000),
+                4 => self.outage(device, 8_500..=20_000),
+                5 => self.freeze(device),
+                6..=8 => self.crash(device),
+                9 => self.take_over(player, device)?,
+                10 => self.reconnect(device, false).map(|()| Duration::ZERO)?,
+                11 => self.reconnect(device, true).map(|()| Duration::ZERO)?,
+                12 => self.stream_again(device)?,
+                _ => self.leave(device),
+            };
+        }
+        self.after(lasts + pause, Act::Trouble(player));
+        Ok(())
+    }
+
+    /// Whether the device's last outage is long enough ago for another.
+    fn may_go_out(&self, device: usize) -> bool {
+        let last = self.devices[device].outage;
+        last.is_none_or(|(_, end)| end + OUTAGE_GAP <= self.now)
+    }
+
+    fn outage(&mut self, device: usize, ms: std::ops::RangeInclusive<u64>) -> Duration {
+        if !self.may_go_out(device) {
+            return Duration::ZERO;
+        }
+        let lasts = self.rng.millis(ms);
+        let ways = [Ways::Both, Ways::Both, Ways::Up, Ways::Down][self.rng.index(4)];
+        let own = &mut self.devices[device];
+        let until = self.now + lasts;
+        own.outage = Some((self.now, until));
+        let addr = own.addr;
+        self.note(format!("outage of {addr}: {ways:?} until {until}"));
+        self.network.cut(addr, ways, until);
+        lasts
+    }
+
+    fn freeze(&mut self, device: usize) -> Duration {
+        if !self.may_go_out(device) {
+            return Duration::ZERO;
+        }
+        let lasts = self.rng.millis(300..=6_000);
+        let own = &mut self.devices[device];
+        own.outage = Some((self.now, self.now + lasts));
+        own.health = Health::Frozen;
+        own.wake = None;
+        self.after(lasts, Act::Thaw(device));
+        lasts
+    }
+
+    /// The client's process ends, and comes back after a while.
+    ///
+    /// On the same address with the same number it must stay away until everything of the
+    /// old conversation is off the network: KCP itself cannot tell the two apart. That is
+    /// one way for its last datagram, the time after which the server falls silent, and one
+    /// way for the server's last.
+    fn crash(&mut self, device: usize) -> Duration {
+        let away = self.rng.millis(0..=5_000);
+        let margin = Duration::from_millis(200);
+        let drained = self.network.faults().delay_max() * 2 + QUIET_AFTER + margin;
+        let (how, away) = match self.rng.index(3) {
+            0 if !self.tempo.suspends => (Restart::Same, away + drained),
+            1 => (Restart::NewConv, away),
+            _ => (Restart::NewAddr, away),
+        };
+        let own = &mut self.devices[device];
+        own.health = Health::Dead;
+        own.wake = None;
+        self.after(away, Act::Restart(device, how));
+        away
+    }
+
+    /// The player connects from elsewhere while the old client still lives.
+    fn take_over(&mut self, player: usize, old: usize) -> Result<Duration, Violation> {
+        let lives = self.rng.millis(500..=10_000);
+        self.after(lives, Act::Vanish(old));
+        self.new_device(player)?;
+        Ok(lives)
+    }
+
+    /// Ready in play: Start and every frame again, on the same conversation.
+    fn stream_again(&mut self, device: usize) -> Result<Duration, Violation> {
+        self.devices[device].client.ready();
+        self.device_turn(device)?;
+        Ok(Duration::ZERO)
+    }
+
+    fn leave(&mut self, device: usize) -> Duration {
+        if self.rng.per_mille(300) {
+            self.vanish(device);
+        }
+        Duration::ZERO
+    }
+}
+
+// --- The end of the chaos -----------------------------------------------------------------
+
+impl World {
+    /// Ends all faults. Whoever was out for longer than KCP survives connects again.
+    fn heal(&mut self) -> Result<(), Violation> {
+        self.network.heal();
+        self.tempo = Tempo::PUNCTUAL;
+        self.phase = Phase::Healed(self.now);
+        for device in 0..self.devices.len() {
+            if !self.is_current(device) {
+                self.vanish(device);
+                continue;
+            }
+            self.thaw(device)?;
+            let own = &self.devices[device];
+            match own.health {
+                Health::Dead => self.restart(device, Restart::NewConv)?,
+                Health::Alive if self.needs_reconnect(device) => {
+                    let new_addr = self.rng.per_mille(500);
+                    self.reconnect(device, new_addr)?;
+                }
+                Health::Alive => self.devices[device].sent_at_heal = self.oracle.sent(own.conn),
+                Health::Frozen | Health::Gone => {}
+            }
+        }
+        // Nobody loads or hesitates any more.
+        for device in 0..self.devices.len() {
+            let client = &mut self.devices[device].client;
+            if client.state() < ClientState::Ready {
+                client.ready();
+                self.device_turn(device)?;
+            }
+        }
+        self.after(SETTLE, Act::Settle);
+        Ok(())
+    }
+
+    /// Whether a client's outage is longer than what KCP survives. That is not only a cut:
+    /// when copies of one segment are lost again and again, the next one waits half as long
+    /// as all before it together, and everything behind it waits too.
+    fn needs_reconnect(&self, device: usize) -> bool {
+        let own = &self.devices[device];
+        let long = |since: Time| self.now.since(since) > OUTAGE_KCP_MAX;
+        let recent = |(begin, end): (Time, Time)| {
+            end.since(begin) > OUTAGE_KCP_MAX && end + OUTAGE_GAP > self.now
+        };
+        let out = own
+            .outage
+            .is_some_and(|outage| outage.1 > own.opened_at && recent(outage));
+        let waits = [
+            self.oracle.frame_owed_since(own.conn, self.now),
+            self.oracle.input_waits_since(own.conn),
+        ];
+        let stuck = waits
+            .into_iter()
+            .flatten()
+            .any(|since| long(since.max(own.opened_at)));
+        let silent = long(self.now - own.client.silent_for(self.now));
+        let displaced = self.is_displaced(device);
+        own.client.state() != ClientState::Closed && (out || stuck || silent || displaced)
+    }
+
+    /// Everybody has caught up, and the rooms are closed.
+    fn settled(&mut self) -> Result<(), Violation> {
+        let Phase::Healed(healed_at) = self.phase else {
+            return Ok(());
+        };
+        self.settle(healed_at)?;
+        if self.rng.per_mille(200) {
+            self.commands.push(Command::Stop);
+        } else {
+            let rooms = 0..self.rooms.len();
+            self.commands.extend(rooms.map(Command::Close));
+        }
+        let now = self.now;
+        self.after(World::close_within(), Act::JudgeCloses(now));
+        Ok(())
+    }
+}

@@ -1,0 +1,746 @@
+//! A world: one server, its clients and the network between them, and the loop that moves
+//! virtual time from one thing that happens to the next.
+//!
+//! The server is driven as its header says: time-outs first, then what came in, then the
+//! datagrams of the turn, once. Sometimes its loop is late, and everything that came in
+//! meanwhile waits for it. What people and their devices do is in script.rs.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::network::{Arrival, Faults, Network, Tally};
+use super::oracle::{Conn, Match, Oracle, Turn, Violation};
+use super::rng::Rng;
+use super::script::{Act, Player, RoomPlan};
+use super::trace::{Trace, Watcher};
+use crate::client::{Client, ClientEvent};
+use crate::engine::config::{Config, Secrets};
+use crate::engine::counters::Counters;
+use crate::engine::drops::Disconnect;
+use crate::engine::event::Event;
+use crate::engine::id::{Conv, RoomId};
+use crate::engine::server::Server;
+use crate::engine::time::Time;
+use crate::engine::transmit::Transmits;
+
+/// Time after the heal within which everybody must be at the head (the contract of the
+/// simulator).
+pub(super) const SETTLE: Duration = Duration::from_secs(5);
+/// Time after the end of a match within which everybody must hear of it, in a healed world:
+/// the room itself stays for as long.
+const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+/// The longest outage that KCP must survive by itself.
+pub(super) const OUTAGE_KCP_MAX: Duration = Duration::from_secs(8);
+/// Time for which an outage or a new conversation can explain the end of a session: the
+/// idle time-out and a little.
+const EXCUSE: Duration = Duration::from_secs(16);
+/// Steps in one moment from which on somebody must be spinning.
+const STEPS_IN_A_MOMENT_MAX: u32 = 20_000;
+/// Time between two checks of all the server's invariants.
+const INVARIANTS_EVERY_STEPS: u64 = 64;
+/// The port of the first device; the others follow.
+const FIRST_PORT: u16 = 20_000;
+/// Datagrams that the system keeps for a frozen client.
+const HELD_MAX: usize = 128;
+
+/// What a violation was, where and when.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The world's seed.
+    pub seed: u64,
+    /// The step in which it was found.
+    pub step: u64,
+    /// When.
+    pub now: Time,
+    /// What was violated.
+    pub what: String,
+    /// The last lines of the trace.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure {
+            seed,
+            step,
+            now,
+            what,
+            lines,
+        } = self;
+        for line in lines {
+            writeln!(f, "    {line}")?;
+        }
+        write!(f, "seed {seed}, step {step}, at {now}: {what}")
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What a world did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// A number that stands for everything that happened.
+    pub hash: u64,
+    /// Steps of the loop.
+    pub steps: u64,
+    /// Virtual time.
+    pub lasted: Duration,
+    /// What the network did.
+    pub network: Tally,
+    /// What the server counted.
+    pub counters: Counters,
+    /// Conversations that clients began.
+    pub conversations: u64,
+}
+
+/// Runs the world of a seed to its end.
+///
+/// # Errors
+/// The first violation.
+pub fn run(seed: u64) -> Result<Report, Failure> {
+    World::new(seed).run()
+}
+
+/// What the server's operator does.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Command {
+    Create(usize),
+    Close(usize),
+    Stop,
+}
+
+/// How punctual the server's loop is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tempo {
+    /// Turns of a million after which the loop is busy for a while.
+    pub(super) late_per_million: u64,
+    /// The longest such while, in ms.
+    pub(super) late_ms_max: u64,
+    /// The machine is suspended now and then.
+    pub(super) suspends: bool,
+}
+
+impl Tempo {
+    pub(super) const PUNCTUAL: Tempo = Tempo {
+        late_per_million: 0,
+        late_ms_max: 1,
+        suspends: false,
+    };
+
+    fn draw(rng: &mut Rng) -> Tempo {
+        if rng.per_mille(400) {
+            return Tempo::PUNCTUAL;
+        }
+        Tempo {
+            late_per_million: rng.within(100..=10_000),
+            late_ms_max: rng.within(2..=100),
+            suspends: rng.per_mille(50),
+        }
+    }
+}
+
+/// How a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It runs.
+    Alive,
+    /// Its process is stuck; what comes waits.
+    Frozen,
+    /// Its process has ended and will be started again.
+    Dead,
+    /// It will not be seen again.
+    Gone,
+}
+
+/// One address, and the client that lives there.
+pub(super) struct Device {
+    pub(super) addr: SocketAddr,
+    pub(super) client: Client,
+    pub(super) conn: Conn,
+    pub(super) player: usize,
+    pub(super) health: Health,
+    /// When the client must be called though nothing comes.
+    pub(super) wake: Option<Time>,
+    /// What has come for a frozen client.
+    pub(super) held: Vec<Arrival>,
+    /// When the conversation began.
+    pub(super) opened_at: Time,
+    /// The last outage: a cut, or a time for which it was frozen.
+    pub(super) outage: Option<(Time, Time)>,
+    /// How much is loaded.
+    pub(super) loaded: i32,
+    /// It has told its result.
+    pub(super) resulted: bool,
+    /// Inputs of the conversation that were sent before the heal.
+    pub(super) sent_at_heal: u32,
+}
+
+/// What is left to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Faults and all sorts of behaviour.
+    Chaos,
+    /// The faults are off since this moment; nobody gets into trouble any more.
+    Healed(Time),
+    /// The clients are gone, and the server is left to its time-outs.
+    Draining,
+}
+
+/// See the file's header.
+pub struct World {
+    seed: u64,
+    step: u64,
+    steps_in_moment: u32,
+    pub(super) rng: Rng,
+    pub(super) now: Time,
+    pub(super) server: Server,
+    server_addr: SocketAddr,
+    unix_us: u64,
+    pub(super) network: Network,
+    /// What has come for the server since its last turn.
+    inbox: Vec<Arrival>,
+    pub(super) commands: Vec<Command>,
+    /// The server's loop is busy until then.
+    pub(super) free_at: Time,
+    pub(super) tempo: Tempo,
+    ever_late: bool,
+    pub(super) rooms: Vec<RoomPlan>,
+    pub(super) players: Vec<Player>,
+    pub(super) devices: Vec<Device>,
+    script: BinaryHeap<Reverse<(Time, u64, Act)>>,
+    acts: u64,
+    pub(super) phase: Phase,
+    pub(super) shared_conv: Option<Conv>,
+    pub(super) oracle: Oracle,
+    trace: Trace,
+    batch: Transmits,
+    conversations: u64,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let World {
+            seed, step, now, ..
+        } = self;
+        write!(f, "World {{ seed: {seed}, step: {step}, now: {now} }}")
+    }
+}
+
+impl World {
+    /// The world of a seed, at its beginning.
+    pub fn new(seed: u64) -> World {
+        let mut rng = Rng::new(seed);
+        let server_addr = SocketAddr::from(([10, 0, 0, 1], 10_086));
+        let config = Config {
+            ready_timeout: rng.millis(1_000..=20_000),
+            room_timeout: rng.millis(20_000..=300_000),
+            reconnect_grace: rng.millis(0..=60_000),
+            ..Config::default()
+        };
+        let secrets = Secrets {
+            hash_key: (rng.bits64(), rng.bits64()),
+            clock_key: (rng.bits64(), rng.bits64()),
+            first_match: rng.bits64(),
+        };
+        let unix_us = rng.within(0..=4_000_000_000_000_000);
+        let faults = Faults::draw(&mut rng);
+        let signed = i64::try_from(unix_us).expect("the year 2096 fits");
+        let mut world = World {
+            seed,
+            step: 0,
+            steps_in_moment: 0,
+            now: Time::ZERO,
+            server: Server::new(config, secrets, signed),
+            server_addr,
+            unix_us,
+            network: Network::new(server_addr, faults, rng.fork()),
+            inbox: Vec::new(),
+            commands: Vec::new(),
+            free_at: Time::ZERO,
+            tempo: Tempo::draw(&mut rng),
+            ever_late: false,
+            rooms: Vec::new(),
+            players: Vec::new(),
+            devices: Vec::new(),
+            script: BinaryHeap::new(),
+            acts: 0,
+            phase: Phase::Chaos,
+            shared_conv: rng.per_mille(400).then_some(Conv(121_106)),
+            oracle: Oracle::default(),
+            trace: Trace::default(),
+            batch: Transmits::default(),
+            conversations: 0,
+            rng,
+        };
+        world.write_script();
+        world
+    }
+
+    /// Passes every line of the trace on as it is written.
+    pub fn watch(&mut self, watcher: Watcher) {
+        self.trace.watch(watcher);
+    }
+
+    /// Steps done so far.
+    pub fn step_number(&self) -> u64 {
+        self.step
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn run(&mut self) -> Result<Report, Failure> {
+        loop {
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => return Ok(self.report()),
+                Err(violation) => return Err(self.failure(violation.to_string())),
+            }
+        }
+    }
+
+    /// What is known of a failure here and now: also after a panic, which leaves the world
+    /// good for nothing else.
+    pub fn failure(&self, what: String) -> Failure {
+        Failure {
+            seed: self.seed,
+            step: self.step,
+            now: self.now,
+            what,
+            lines: self.trace.lines(),
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            hash: self.trace.hash(),
+            steps: self.step,
+            lasted: self.now.since(Time::ZERO),
+            network: self.network.tally(),
+            counters: self.server.counters(),
+            conversations: self.conversations,
+        }
+    }
+
+    // --- The loop -------------------------------------------------------------------------
+
+    /// Goes to the next moment at which something happens, and lets it happen. False at the
+    /// end of the world.
+    fn step(&mut self) -> Result<bool, Violation> {
+        let Some(at) = self.next_moment() else {
+            let counters = self.server.counters();
+            return self
+                .oracle
+                .must_be_empty(&counters, self.ever_late)
+                .map(|()| false);
+        };
+        self.step += 1;
+        self.steps_in_moment = if at > self.now {
+            0
+        } else {
+            self.steps_in_moment + 1
+        };
+        if self.steps_in_moment > STEPS_IN_A_MOMENT_MAX {
+            return Err(self.livelock());
+        }
+        self.now = self.now.max(at);
+        self.receive();
+        if self.server_wake().is_some_and(|at| at <= self.now) {
+            self.server_turn()?;
+        }
+        for device in 0..self.devices.len() {
+            if self.devices[device].wake.is_some_and(|at| at <= self.now) {
+                self.device_turn(device)?;
+            }
+        }
+        while let Some(act) = self.next_act() {
+            self.perform(act)?;
+        }
+        Ok(true)
+    }
+
+    fn next_moment(&self) -> Option<Time> {
+        let script = self.script.peek().map(|Reverse((at, ..))| *at);
+        let clients = self.devices.iter().filter_map(|device| device.wake).min();
+        let network = self.network.next_arrival();
+        [self.server_wake(), network, clients, script]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn livelock(&self) -> Violation {
+        let spins = |device: &&Device| device.wake.is_some_and(|at| at <= self.now);
+        let who = match self.devices.iter().find(spins) {
+            Some(device) => format!("the client at {}", device.addr),
+            None => "the server".into(),
+        };
+        let now = self.now;
+        Violation::Livelock { who, now }
+    }
+
+    fn receive(&mut self) {
+        while let Some(arrival) = self.network.receive(self.now) {
+            if arrival.to == self.server_addr {
+                self.inbox.push(arrival);
+                continue;
+            }
+            let Some(index) = self.device_at(arrival.to) else {
+                continue;
+            };
+            match self.devices[index].health {
+                Health::Alive => self.give(index, arrival),
+                Health::Frozen if self.devices[index].held.len() < HELD_MAX => {
+                    self.devices[index].held.push(arrival);
+                }
+                Health::Frozen | Health::Dead | Health::Gone => {}
+            }
+        }
+    }
+
+    /// Hands a datagram to a client, which has its turn soon.
+    pub(super) fn give(&mut self, device: usize, mut arrival: Arrival) {
+        let moment = (self.now, self.step);
+        self.trace
+            .delivered(moment, (arrival.from, arrival.to), &arrival.bytes);
+        let device = &mut self.devices[device];
+        device.client.handle_datagram(self.now, &mut arrival.bytes);
+        device.wake = Some(self.now);
+    }
+
+    fn device_at(&self, addr: SocketAddr) -> Option<usize> {
+        let index = usize::from(addr.port().checked_sub(FIRST_PORT)?);
+        (index < self.devices.len()).then_some(index)
+    }
+
+    /// The address of the next device.
+    pub(super) fn next_addr(&self) -> SocketAddr {
+        let index = u16::try_from(self.devices.len()).expect("a world has few devices");
+        SocketAddr::from(([10, 0, 1, 1], FIRST_PORT + index))
+    }
+
+    pub(super) fn note(&mut self, text: String) {
+        self.trace.note((self.now, self.step), text);
+    }
+
+    // --- The script -----------------------------------------------------------------------
+
+    pub(super) fn at(&mut self, at: Time, act: Act) {
+        self.acts += 1;
+        self.script.push(Reverse((at, self.acts, act)));
+    }
+
+    pub(super) fn after(&mut self, wait: Duration, act: Act) {
+        self.at(self.now + wait, act);
+    }
+
+    fn next_act(&mut self) -> Option<Act> {
+        let Reverse((at, _, act)) = self.script.peek()?;
+        if *at > self.now {
+            return None;
+        }
+        let act = *act;
+        self.script.pop();
+        Some(act)
+    }
+
+    // --- The server -----------------------------------------------------------------------
+
+    fn server_wake(&self) -> Option<Time> {
+        let at = if self.inbox.is_empty() && self.commands.is_empty() {
+            self.server.poll_timeout()?
+        } else {
+            self.now
+        };
+        Some(at.max(self.free_at))
+    }
+
+    /// One turn of the server's loop, in the order that its header asks for.
+    fn server_turn(&mut self) -> Result<(), Violation> {
+        let now = self.now;
+        let due = self.server.poll_timeout().filter(|at| *at <= now);
+        let on_time = due.is_none_or(|at| at == now);
+        self.ever_late |= !on_time;
+        if due.is_some() {
+            self.server.handle_timeout(now);
+        }
+        for mut arrival in std::mem::take(&mut self.inbox) {
+            let way = (arrival.from, arrival.to);
+            self.trace.delivered((now, self.step), way, &arrival.bytes);
+            self.server
+                .handle_datagram(now, arrival.from, &mut arrival.bytes);
+        }
+        for command in std::mem::take(&mut self.commands) {
+            self.command(command);
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        self.server.poll_transmit(now, &mut batch);
+        self.send(self.server_addr, &batch);
+        self.batch = batch;
+        if self.step.is_multiple_of(INVARIANTS_EVERY_STEPS) {
+            self.server.assert_invariants();
+        }
+        self.server_events(on_time)?;
+        self.free_at = now + self.draw_delay_of_loop();
+        self.sync(on_time)
+    }
+
+    fn draw_delay_of_loop(&mut self) -> Duration {
+        if self.tempo.suspends && self.rng.per_million(20) {
+            self.note("the server is suspended".into());
+            return self.rng.millis(1_001..=3_000);
+        }
+        if self.rng.per_million(self.tempo.late_per_million) {
+            return self.rng.millis(0..=self.tempo.late_ms_max);
+        }
+        Duration::ZERO
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Create(room) => {
+                let spec = self.rooms[room].spec.clone();
+                self.note(format!("create {spec:?}"));
+                // Refused while the match before still runs.
+                if let Ok(view) = self.server.create_room(self.now, spec) {
+                    self.oracle.created(&view);
+                }
+            }
+            Command::Close(room) => {
+                let id = self.rooms[room].spec.room;
+                self.note(format!("close room {id}"));
+                self.server.close_room(self.now, id);
+            }
+            Command::Stop => {
+                self.note("stop".into());
+                self.server.stop(self.now);
+            }
+        }
+    }
+
+    /// Gives a batch to the network: `from` the server each datagram has its own
+    /// destination, from a client all go to the server.
+    fn send(&mut self, from: SocketAddr, batch: &Transmits) {
+        for (to, bytes) in batch.iter() {
+            let to = if from == self.server_addr {
+                to
+            } else {
+                self.server_addr
+            };
+            let fate = self.network.send(self.now, from, to, bytes);
+            self.trace
+                .sent((self.now, self.step), (from, to), bytes, fate);
+        }
+    }
+
+    fn server_events(&mut self, on_time: bool) -> Result<(), Violation> {
+        let now = self.now;
+        while let Some(event) = self.server.poll_event() {
+            self.note(format!("server: {event:?}"));
+            match event {
+                Event::MatchStarted { match_id, .. } => {
+                    let us = self.unix_us + now.as_micros();
+                    let seconds = i64::try_from(us / 1_000_000).expect("seconds are few");
+                    let of = self.oracle.find(match_id).expect("it was created");
+                    self.oracle.started(of, now, seconds);
+                }
+                Event::EpochRenewed { room, lateness } => {
+                    let of = self.oracle.newest(room).expect("it was created");
+                    self.oracle.epoch_renewed(of, now, lateness)?;
+                }
+                Event::MatchOver {
+                    room,
+                    match_id,
+                    reason,
+                    frames,
+                } => {
+                    let of = self.oracle.find(match_id).expect("it was created");
+                    // One that made way in the same turn can be asked for no more.
+                    if self.oracle.newest(room) == Some(of) {
+                        let ended = true;
+                        self.show_log(of, room, Turn { on_time, ended })?;
+                        self.oracle.over(of, now, reason, frames)?;
+                        self.plan_again(room);
+                    }
+                }
+                Event::SeatLeft { addr, reason, .. } => self.judge_end(addr, reason)?,
+                Event::SeatTaken { addr, .. } => {
+                    let device = self.device_at(addr).expect("only devices speak");
+                    let player = self.devices[device].player;
+                    self.players[player].seated = Some((device, now));
+                }
+                Event::RoomCreated { .. } | Event::Refused { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the oracle what has been sealed.
+    fn sync(&mut self, on_time: bool) -> Result<(), Violation> {
+        for room in 0..self.rooms.len() {
+            let room = self.rooms[room].spec.room;
+            let Some(of) = self.oracle.newest(room) else {
+                continue;
+            };
+            let len = self.server.frames(room).map(<[u8]>::len);
+            let grown = len.is_some_and(|len| len != self.oracle.log_len(of));
+            if grown || self.oracle.has_frames_due(of, self.now) {
+                let ended = false;
+                self.show_log(of, room, Turn { on_time, ended })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn show_log(&mut self, of: Match, room: RoomId, turn: Turn) -> Result<(), Violation> {
+        let (Some(view), Some(bytes)) = (self.server.room(room), self.server.frames(room)) else {
+            return Ok(());
+        };
+        let gaps = self.oracle.gaps();
+        self.oracle.log(of, self.now, turn, view.frame, bytes)?;
+        if self.oracle.gaps() > gaps {
+            self.oracle.must_account_for_gaps(&self.server.counters())?;
+        }
+        Ok(())
+    }
+
+    /// A session that held a seat has ended: was there a reason for it?
+    fn judge_end(&self, addr: SocketAddr, reason: Disconnect) -> Result<(), Violation> {
+        let expected = matches!(
+            reason,
+            Disconnect::TakenOver
+                | Disconnect::Restarted
+                | Disconnect::CandidateLost
+                | Disconnect::RoomGone
+        );
+        let device = self.device_at(addr).expect("only devices speak");
+        let own = &self.devices[device];
+        let until = |excuse: Time| excuse + EXCUSE > self.now;
+        let long = |(begin, end): (Time, Time)| end.since(begin) > OUTAGE_KCP_MAX && until(end);
+        let excused = own.health != Health::Alive
+            || !self.is_current(device)
+            || until(own.opened_at)
+            || own.outage.is_some_and(long);
+        if expected || excused {
+            return Ok(());
+        }
+        let conn = own.conn;
+        Err(Violation::SessionLost { conn, reason })
+    }
+
+    /// Whether a device is the one that its player uses.
+    pub(super) fn is_current(&self, device: usize) -> bool {
+        self.players[self.devices[device].player].device == Some(device)
+    }
+
+    /// Whether another client of its player has been given its seat.
+    pub(super) fn is_displaced(&self, device: usize) -> bool {
+        let own = &self.devices[device];
+        let seated = self.players[own.player].seated;
+        seated.is_some_and(|(other, at)| other != device && at >= own.opened_at)
+    }
+
+    // --- The clients ----------------------------------------------------------------------
+
+    /// One turn of a client's loop.
+    pub(super) fn device_turn(&mut self, index: usize) -> Result<(), Violation> {
+        let now = self.now;
+        if self.devices[index].health != Health::Alive {
+            self.devices[index].wake = None;
+            return Ok(());
+        }
+        self.devices[index].client.handle_timeout(now);
+        while let Some(event) = self.devices[index].client.poll_event() {
+            let conn = self.devices[index].conn;
+            if !matches!(event, ClientEvent::Frame(_)) {
+                self.note(format!("conversation {conn}: {event:?}"));
+            }
+            self.oracle.heard(conn, &event)?;
+            self.react(index, &event);
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let device = &mut self.devices[index];
+        device.client.poll_transmit(now, &mut batch);
+        let addr = device.addr;
+        self.send(addr, &batch);
+        self.batch = batch;
+        let device = &mut self.devices[index];
+        device.wake = device.client.poll_timeout(now);
+        Ok(())
+    }
+
+    /// Begins a conversation, for the oracle.
+    pub(super) fn open_conn(&mut self, player: usize) -> Conn {
+        self.conversations += 1;
+        let player = &self.players[player];
+        let room = self.rooms[player.room].spec.room;
+        self.oracle.opened(player.id, room)
+    }
+
+    // --- The end --------------------------------------------------------------------------
+
+    /// Some time after the heal: everybody is at the head, and no input is missing.
+    pub(super) fn settle(&mut self, healed_at: Time) -> Result<(), Violation> {
+        let counters = self.server.counters();
+        for (index, device) in self.devices.iter().enumerate() {
+            if device.health != Health::Alive || !self.is_current(index) {
+                continue;
+            }
+            let player = &self.players[device.player];
+            let room = &self.rooms[player.room];
+            let Some(newest) = self.oracle.newest(room.spec.room) else {
+                continue;
+            };
+            let stale = self
+                .oracle
+                .plays(device.conn)
+                .is_some_and(|of| of != newest);
+            // Between two clients of one player the last proof wins, and it may be late.
+            let displaced = self.is_displaced(index);
+            let judged = self.oracle.plays_since(newest, healed_at)
+                && self.oracle.is_member(newest, player.id)
+                && !stale
+                && !displaced;
+            if !judged {
+                continue;
+            }
+            // What a broadcast may wait for, and the way.
+            let lag = room.broadcast_every() + Duration::from_millis(200);
+            let state = format!("{:?} at {}", device.client.state(), device.addr);
+            self.oracle
+                .must_be_at_head(device.conn, self.now, lag, state)?;
+            self.oracle
+                .must_have_inputs(device.conn, device.sent_at_heal, &counters)?;
+        }
+        Ok(())
+    }
+
+    /// Some time after the rooms were closed: everybody knows. Then the clients go.
+    pub(super) fn judge_closes(&mut self, settled_at: Time) -> Result<(), Violation> {
+        for (index, device) in self.devices.iter().enumerate() {
+            let of = self.oracle.plays(device.conn);
+            let since = of.and_then(|of| self.oracle.over_since(of));
+            let fair = since.is_some_and(|since| since >= settled_at);
+            if fair && device.health == Health::Alive && self.is_current(index) {
+                self.oracle.must_be_closed(device.conn, self.now)?;
+            }
+        }
+        for device in &mut self.devices {
+            device.health = Health::Gone;
+            device.wake = None;
+        }
+        self.script.clear();
+        self.phase = Phase::Draining;
+        Ok(())
+    }
+
+    /// When [`World::judge_closes`] is due, from the moment of closing on.
+    pub(super) fn close_within() -> Duration {
+        CLOSE_WITHIN
+    }
+}

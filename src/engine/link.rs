@@ -1,7 +1,7 @@
 //! KCP: the only file that knows the `kcp` crate.
 //!
 //! A [`Link`] is one end of one conversation: messages go in and come out, datagrams come
-//! in and leave through a [`Sink`]. Both [`crate::engine::session`] and [`crate::client`]
+//! in and leave through a [`Sink`]. Both `session` and [`crate::client`]
 //! stand on it. It adds to KCP what KCP cannot do: refuse what a peer cannot honestly
 //! have sent, prove the peer's address by an echoed time stamp, measure the round trip,
 //! hold back acknowledgements, and say exactly when it must be woken.

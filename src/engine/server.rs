@@ -12,7 +12,7 @@
 //! 4. drains [`Server::poll_event`], if it cares.
 //!
 //! The same calls in the same order give the same datagrams, byte for byte. How a message
-//! gets from a session to its room and back is in [`crate::engine::router`].
+//! gets from a session to its room and back is in `router`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;

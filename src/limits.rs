@@ -96,9 +96,10 @@ pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
 /// but living client (loading, or ready and waiting, without heartbeats) from a dead one.
 pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 
-/// Silence of a candidate session after which the beginning of yet another conversation
-/// takes its place. A candidate of which the client lives repeats itself more often.
-pub const CANDIDATE_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// Silence of a session that has proved nothing, candidates among them, after which the
+/// beginning of another conversation takes its place. A client that lives repeats itself
+/// more often.
+pub const UNPROVED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Time for which a datagram may still be on its way. A client that is started again on its
 /// old address under the old conversation number is kept off the sequence numbers of

@@ -502,6 +502,24 @@ fn a_restarted_client_whose_proof_is_held_up_is_not_forgotten() {
 }
 
 #[test]
+fn a_client_that_died_before_its_proof_does_not_slow_its_successor() {
+    let mut world = World::with_room(&[1]);
+    let peer = world.peer(3);
+    world.connect(peer, 1);
+    world.run_ms(7);
+    world.restart(peer, 3);
+    world.peers[peer].cut_off = true;
+    // Retransmissions for the dead client are many seconds apart by now.
+    world.run_ms(12_000);
+    world.peers[peer].cut_off = false;
+    world.connect(peer, 1);
+    world.run_ms(20);
+    assert_eq!(world.take(peer), [Said::Connect(ConnectCode::Ok)]);
+    world.run_ms(10_000);
+    assert!(world.room().seats[0].online);
+}
+
+#[test]
 fn a_client_restarted_twice_is_let_in() {
     let (mut world, peers) = World::started(&[1, 2]);
     played(&mut world, &peers);

@@ -415,28 +415,10 @@ impl Server {
         datagram: &Datagram<'_>,
     ) -> Result<SessionKey, Drop> {
         let session = &self.sessions[key];
-        let first = datagram.first();
-        let own = session.link().conv() == Conv(first.conv);
+        let conv = Conv(datagram.first().conv);
+        let own = session.link().conv() == conv;
         if let Rival::Contested { by, same_conv } = session.rival {
-            let candidate = self.sessions[by].link();
-            if candidate.conv() != Conv(first.conv) {
-                if own {
-                    return Ok(key);
-                }
-                if !begins_anew(datagram) || !self.sessions[by].may_be_replaced(now) {
-                    return Err(Drop::WrongConv);
-                }
-                // The client was started once more before the candidate came to anything.
-                self.end(now, by, Disconnect::CandidateLost);
-                return self.open_candidate(now, key, Conv(first.conv));
-            }
-            let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
-            if same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
-                // The peer has more than the candidate ever sent: the old client lives.
-                self.end(now, by, Disconnect::CandidateLost);
-                return Ok(key);
-            }
-            return Ok(by);
+            return self.choose_rival(now, key, by, same_conv, datagram);
         }
         match (own, begins_anew(datagram)) {
             (true, true) if session.link().peer_una() > 0 => {
@@ -445,11 +427,50 @@ impl Server {
                     self.sessions[key].doubt();
                     return Err(Drop::LateFirst);
                 }
-                self.open_candidate(now, key, Conv(first.conv))
+                self.open_candidate(now, key, conv)
+            }
+            (true, true) if session.may_be_replaced(now) => {
+                // It has proved nothing and fallen silent: what begins here is a new life,
+                // and need not wait for retransmissions that have slowed down for the old.
+                let addr = session.addr;
+                self.end(now, key, Disconnect::Restarted);
+                self.open(now, addr, datagram)
             }
             (true, _) => Ok(key),
-            (false, true) => self.open_candidate(now, key, Conv(first.conv)),
+            (false, true) => self.open_candidate(now, key, conv),
             (false, false) => Err(Drop::WrongConv),
+        }
+    }
+
+    /// The same while a candidate `by` is there already.
+    fn choose_rival(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        by: SessionKey,
+        same_conv: bool,
+        datagram: &Datagram<'_>,
+    ) -> Result<SessionKey, Drop> {
+        let conv = Conv(datagram.first().conv);
+        let candidate = self.sessions[by].link();
+        let of_candidate = candidate.conv() == conv;
+        let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
+        if of_candidate && same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
+            // The peer has more than the candidate ever sent: the old client lives.
+            self.end(now, by, Disconnect::CandidateLost);
+            return Ok(key);
+        }
+        if begins_anew(datagram) && self.sessions[by].may_be_replaced(now) {
+            // The client was started once more before the candidate came to anything.
+            self.end(now, by, Disconnect::CandidateLost);
+            return self.open_candidate(now, key, conv);
+        }
+        if of_candidate {
+            Ok(by)
+        } else if self.sessions[key].link().conv() == conv {
+            Ok(key)
+        } else {
+            Err(Drop::WrongConv)
         }
     }
 

@@ -24,8 +24,8 @@ use super::transmit::Sink;
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
-    BACKLOG_MAX, CANDIDATE_SILENCE_MAX, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE,
-    PROBE_EVERY_SLOW, QUIET_AFTER,
+    BACKLOG_MAX, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW, QUIET_AFTER,
+    UNPROVED_SILENCE_MAX,
 };
 
 /// The slab key of a session.
@@ -188,10 +188,10 @@ impl Session {
         self.valve(now) != Valve::Shut && self.link.is_proved()
     }
 
-    /// Whether nothing has been heard of this candidate for so long that another
-    /// conversation may take its place.
+    /// Whether it has proved nothing and nothing has been heard of it for so long that the
+    /// beginning of another conversation may take its place.
     pub(super) fn may_be_replaced(&self, now: Time) -> bool {
-        now.since(self.heard_at) >= CANDIDATE_SILENCE_MAX
+        !self.link.is_proved() && now.since(self.heard_at) >= UNPROVED_SILENCE_MAX
     }
 
     /// Why the session must end now, if it must.

@@ -96,6 +96,10 @@ pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
 /// but living client (loading, or ready and waiting, without heartbeats) from a dead one.
 pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 
+/// Time between two copies of the answer to a Connect while its peer speaks but has not
+/// proved its address.
+pub const REPEAT_FIRST_EVERY: Duration = Duration::from_millis(100);
+
 /// Silence of a session that has proved nothing, candidates among them, after which the
 /// beginning of another conversation takes its place. A client that lives repeats itself
 /// more often.
@@ -109,11 +113,6 @@ pub const PAST_LIFE: Duration = Duration::from_secs(2);
 /// Sequence numbers of such a past at the most: the receive window of the Unity client, which
 /// throws away what lies further ahead.
 pub const PAST_SEGMENTS_MAX: u32 = 4096;
-
-/// Age under which a session ignores what looks like the restart of its client: copies of
-/// the first Connect still arrive then, and a client that has really been restarted
-/// repeats its Connect for longer.
-pub const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// Silence in play after which a seat counts as offline (as in the original).
 pub const OFFLINE_AFTER: Duration = Duration::from_secs(5);

@@ -57,6 +57,15 @@ pub struct Heard {
     pub proved: bool,
 }
 
+/// By what a peer may prove its address.
+#[derive(Debug, Default)]
+struct Proof {
+    /// Time stamps that were really sent.
+    stamps: Vec<u32>,
+    /// Our first segment as it last left, acknowledging nothing, and when that was.
+    first: Option<(Vec<u8>, Time)>,
+}
+
 /// One end of a KCP conversation.
 #[derive(Debug)]
 pub struct Link {
@@ -69,14 +78,17 @@ pub struct Link {
     snd_nxt: u32,
     /// The highest `una` the peer has sent.
     peer_una: u32,
-    /// Time stamps that the peer may echo to prove its address; `None` once it has.
-    stamps: Option<Vec<u32>>,
+    /// What the peer may prove its address by; `None` once it has.
+    proof: Option<Proof>,
     /// Smoothed round trip, `None` before the first acknowledgement.
     srtt: Option<Duration>,
     /// Something is to be flushed: data, an acknowledgement, perhaps a retransmission.
     wants_flush: bool,
     /// The sequence number that the next message will get: how many segments were queued.
     queued: u32,
+    /// How many of our segments the peer had at two moments, the older at least
+    /// [`PAST_LIFE`] ago unless the link is younger: what was sent since begins there.
+    marks: [(Time, u32); 2],
     /// When data was last written.
     pushed_at: Option<Time>,
     /// Segments under this number may have reached the peer from the conversation that was
@@ -102,10 +114,11 @@ impl Link {
             valve: Valve::Open,
             snd_nxt: 0,
             peer_una: 0,
-            stamps: Some(Vec::new()),
+            proof: Some(Proof::default()),
             srtt: None,
             wants_flush: false,
             queued: 0,
+            marks: [(Time::ZERO, 0); 2],
             pushed_at: None,
             foreign: 0,
         }
@@ -114,7 +127,7 @@ impl Link {
     /// A link that takes its peer's address for proved: the client's end.
     pub fn trusting(conv: Conv, clock_base: u32, sink: Sink) -> Link {
         Link {
-            stamps: None,
+            proof: None,
             ..Link::new(conv, clock_base, sink)
         }
     }
@@ -126,13 +139,15 @@ impl Link {
     /// past are passed over, and [`Link::fill`] keeps everything of worth off those numbers.
     pub fn succeeding(old: &Link, now: Time, clock_base: u32) -> Link {
         let recent = old.pushed_at.is_some_and(|at| now.since(at) < PAST_LIFE);
-        let foreign = if recent {
+        // The new client throws away what is beyond its window.
+        let in_reach = old.marks[0].1 < PAST_SEGMENTS_MAX;
+        let sent = if recent && in_reach {
             old.snd_nxt.max(old.foreign)
         } else {
             0
         };
         Link {
-            foreign: foreign.min(PAST_SEGMENTS_MAX),
+            foreign: sent.min(PAST_SEGMENTS_MAX),
             ..Link::new(old.conv(), clock_base, old.sink.clone())
         }
     }
@@ -146,7 +161,7 @@ impl Link {
 
     /// Whether the peer has proved that it receives at its address.
     pub fn is_proved(&self) -> bool {
-        self.stamps.is_none()
+        self.proof.is_none()
     }
 
     /// The highest `una` the peer has sent: how many of our segments it has.
@@ -167,6 +182,12 @@ impl Link {
     /// Smoothed round trip, `None` before the first acknowledgement.
     pub fn srtt(&self) -> Option<Duration> {
         self.srtt
+    }
+
+    /// Whether a datagram is not older than what was heard before, by its `una`.
+    pub fn is_news(&self, datagram: &Datagram<'_>) -> bool {
+        let mut segments = datagram.segments();
+        segments.any(|segment| distance(segment.una, self.peer_una) >= 0)
     }
 
     /// Whether [`Link::flush`] has something to do.
@@ -202,10 +223,21 @@ impl Link {
         self.wants_flush = true;
     }
 
+    /// The peer may have so many segments that are none of ours, from an earlier attempt to
+    /// answer it.
+    pub fn concede(&mut self, segments: u32) {
+        self.foreign = self.foreign.max(segments);
+    }
+
     /// Queues `filler` until every sequence number that the past may have taken is behind.
     /// Returns how often.
     pub fn fill(&mut self, filler: &[u8]) -> u32 {
         let before = self.queued;
+        if distance(self.foreign, self.queued) > 0 {
+            // All of it at once if the peer's window allows: each round trip counts now.
+            let window = u16::try_from(PAST_SEGMENTS_MAX).expect("a window of KCP's");
+            self.kcp.set_wndsize(window, RECEIVE_WINDOW);
+        }
         while distance(self.foreign, self.queued) > 0 {
             self.send(filler);
         }
@@ -238,8 +270,8 @@ impl Link {
                     let age = self.echoed_age(clock, &segment)?;
                     rtt = Some(age);
                     oldest_echo = oldest_echo.max(age);
-                    let sent = self.stamps.as_ref();
-                    proved |= sent.is_some_and(|sent| sent.contains(&segment.ts));
+                    let proof = self.proof.as_ref();
+                    proved |= proof.is_some_and(|proof| proof.stamps.contains(&segment.ts));
                 }
                 Cmd::Push | Cmd::Wask => asks = true,
                 Cmd::Wins => {}
@@ -251,8 +283,8 @@ impl Link {
             datagram.shorten_echoes(clock, u32::try_from(most).expect("it is short"));
         }
         if proved {
-            self.stamps = None;
-        } else if self.stamps.is_some() {
+            self.proof = None;
+        } else if self.proof.is_some() {
             // A peer that has proved nothing acknowledges nothing by `una`: if the ACK with
             // the echo is lost, our answer must come again to be echoed again.
             datagram.clear_una();
@@ -303,17 +335,38 @@ impl Link {
         self.wants_flush = false;
     }
 
+    /// Sends our first segment again, if the peer has not proved its address and the last
+    /// copy left at least `every` ago. Only its echo proves anything, and KCP repeats it ever
+    /// more slowly.
+    pub fn repeat_first(&mut self, now: Time, every: Duration) {
+        let clock = self.clock(now);
+        let Some(proof) = &mut self.proof else { return };
+        let Some((segment, left_at)) = &mut proof.first else {
+            return;
+        };
+        if now.since(*left_at) >= every {
+            *left_at = now;
+            segment::set_ts(segment, clock);
+            self.sink.push(segment);
+            remember(&mut proof.stamps, clock);
+        }
+    }
+
     /// Asks the peer for a sign of life, past the valve: a window probe, which every KCP
     /// answers and which acknowledges nothing.
     pub fn probe(&mut self, now: Time) {
+        let probe = Segment {
+            conv: self.kcp.conv(),
+            cmd: Cmd::Wask,
+            frg: 0,
+            wnd: RECEIVE_WINDOW,
+            ts: self.clock(now),
+            sn: 0,
+            una: 0,
+            data: &[],
+        };
         let mut datagram = Vec::with_capacity(segment::HEADER);
-        segment::write_bare(
-            &mut datagram,
-            self.kcp.conv(),
-            Cmd::Wask,
-            RECEIVE_WINDOW,
-            self.clock(now),
-        );
+        segment::write(&mut datagram, &probe);
         self.sink.push(&datagram);
     }
 
@@ -361,10 +414,13 @@ impl Link {
         if self.sink.len() == first {
             return;
         }
+        if now.since(self.marks[1].0) >= PAST_LIFE {
+            self.marks = [self.marks[1], (now, self.peer_una)];
+        }
         let Link {
             snd_nxt,
             pushed_at,
-            stamps,
+            proof,
             valve,
             sink,
             ..
@@ -380,8 +436,8 @@ impl Link {
                 if distance(segment.sn, *snd_nxt) >= 0 {
                     *snd_nxt = segment.sn.wrapping_add(1);
                 }
-                if let Some(stamps) = stamps {
-                    remember(stamps, segment.ts);
+                if let Some(proof) = proof {
+                    proof.note(now, &segment);
                 }
             }
             match valve {
@@ -390,6 +446,18 @@ impl Link {
                 Valve::Shut => 0,
             }
         });
+    }
+}
+
+impl Proof {
+    /// Takes note of a segment that leaves.
+    fn note(&mut self, now: Time, segment: &Segment<'_>) {
+        remember(&mut self.stamps, segment.ts);
+        if segment.sn == 0 {
+            let mut first = Vec::new();
+            segment::write(&mut first, &Segment { una: 0, ..*segment });
+            self.first = Some((first, now));
+        }
     }
 }
 
@@ -528,10 +596,18 @@ mod tests {
         Pair::flushed(&mut pair.server, pair.now);
         let clock = pair.server.clock(pair.now);
         let ack = |sn: u32, una: u32, ts: u32| {
+            let ack = Segment {
+                conv: 0,
+                cmd: Cmd::Ack,
+                frg: 0,
+                wnd: 32,
+                ts,
+                sn,
+                una,
+                data: &[],
+            };
             let mut bytes = Vec::new();
-            segment::write_bare(&mut bytes, 0, Cmd::Ack, 32, ts);
-            bytes[12..16].copy_from_slice(&sn.to_le_bytes());
-            bytes[16..20].copy_from_slice(&una.to_le_bytes());
+            segment::write(&mut bytes, &ack);
             bytes
         };
         let now = pair.now;

@@ -552,10 +552,10 @@ impl Room {
 
     // --- The pump -------------------------------------------------------------------------
 
-    /// Whether [`Room::next_packet`] has something for the seat.
+    /// Whether [`Room::next_packet`] or [`Room::take_close`] has something for the seat.
     pub fn owes(&self, seat: Seat) -> bool {
         let state = &self.seats[seat.index()];
-        self.owes_frames(state) || !state.progress_owed.is_empty()
+        self.owes_frames(state) || !state.progress_owed.is_empty() || state.close_owed
     }
 
     fn owes_frames(&self, seat: &SeatState) -> bool {

@@ -238,10 +238,17 @@ impl Server {
             }
             Effect::Started => {
                 self.counters.matches_started += 1;
+                for index in 0..self.rooms[key].sessions.len() {
+                    if let Some(session) = self.rooms[key].sessions[index] {
+                        self.sessions[session].watch(now);
+                        self.mark_dirty(session);
+                    }
+                }
                 self.tell(Event::MatchStarted { room: id, match_id });
             }
             Effect::Over(reason) => {
                 self.counters.matches_over += 1;
+                self.rooms_over += 1;
                 let frames = room.log().head();
                 self.tell(Event::MatchOver {
                     room: id,
@@ -269,11 +276,12 @@ impl Server {
             return;
         };
         let room = &mut self.rooms[room].room;
-        if session.takes_frames(now) {
-            while session.link().backlog() < FRAME_SEGMENTS_IN_KCP_MAX
-                && room.next_packet(seat, |packet| session.send(now, packet))
-            {}
+        if !session.takes_frames(now) {
+            return;
         }
+        while session.link().backlog() < FRAME_SEGMENTS_IN_KCP_MAX
+            && room.next_packet(seat, |packet| session.send(now, packet))
+        {}
         if room.take_close(seat) {
             self.say(now, key, &Downlink::Close);
         }

@@ -38,8 +38,7 @@ use super::wire::message::{Downlink, may_begin_connect, may_begin_conversation};
 use super::wire::segment::{Cmd, Datagram, distance};
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
-    FRAMES_RANGE, HZ_RANGE, RESTART_AFTER, TIMERS_PER_TURN_MAX, UPLINK_BODY_MAX,
-    UPLINK_MESSAGE_MAX,
+    FRAMES_RANGE, HZ_RANGE, TIMERS_PER_TURN_MAX, UPLINK_BODY_MAX, UPLINK_MESSAGE_MAX,
 };
 
 /// What a timer wakes. The number is the generation: a timer whose owner has taken a newer
@@ -71,6 +70,8 @@ pub struct Server {
     by_addr: HashMap<SocketAddr, SessionKey, KeyedHash>,
     pub(super) rooms: Slab<RoomSlot>,
     pub(super) by_room: HashMap<RoomId, RoomKey, KeyedHash>,
+    /// How many of the rooms are over.
+    pub(super) rooms_over: usize,
     /// Matches that are gone, the newest last, with the moment they went.
     finished: VecDeque<(Time, RoomView)>,
     wheel: Wheel<Timer>,
@@ -110,6 +111,7 @@ impl Server {
             by_addr: HashMap::with_hasher(hash),
             rooms: Slab::new(),
             by_room: HashMap::with_hasher(hash),
+            rooms_over: 0,
             finished: VecDeque::new(),
             wheel: Wheel::new(),
             generation: 0,
@@ -179,9 +181,10 @@ impl Server {
 
     /// Whether something that a peer should still get is outstanding.
     pub fn has_outstanding(&self) -> bool {
+        let outstanding = |key, backlog| backlog > 0 || self.is_owed(key);
         self.sessions
             .iter()
-            .any(|(_, session)| session.link().backlog() > 0)
+            .any(|(key, session)| outstanding(key, session.link().backlog()))
     }
 
     /// The frames of a running match from 0 on, each as a field of an S2C_FrameMsg; frames
@@ -235,10 +238,10 @@ impl Server {
                 });
             }
         }
-        if self.rooms.len() >= self.config.max_rooms {
-            return Err(CreateError::Full {
-                max: self.config.max_rooms,
-            });
+        // One that is over makes way, but not without end.
+        let max = self.config.max_rooms;
+        if self.rooms.len() - self.rooms_over >= max || self.rooms.len() >= 2 * max {
+            return Err(CreateError::Full { max });
         }
         let players = rules.members.len();
         let match_id = rules.match_id;
@@ -342,8 +345,9 @@ impl Server {
             Some(key) => self.choose(now, *key, &datagram)?,
             None => self.open(now, from, &datagram)?,
         };
-        let news = self.sessions[key].input(now, &mut datagram)?;
+        // Also one whose datagram is dropped needs its timer, if it is new.
         self.mark_dirty(key);
+        let news = self.sessions[key].input(now, &mut datagram)?;
         if news.proved {
             self.proved(now, key);
         }
@@ -362,47 +366,42 @@ impl Server {
         datagram: &Datagram<'_>,
     ) -> Result<SessionKey, Drop> {
         let first = datagram.first();
-        let begins = |data| may_begin_conversation(data, UPLINK_BODY_MAX);
         let nothing_sent = datagram.segments().all(|segment| segment.cmd != Cmd::Ack);
-        if !nothing_sent || !first_data(datagram).is_some_and(begins) {
-            return Err(Drop::Stranger);
+        let opening = first_data(datagram, 0)
+            .filter(|data| nothing_sent && may_begin_conversation(data, UPLINK_BODY_MAX))
+            .map(|data| self.hash(data))
+            .ok_or(Drop::Stranger)?;
+        if self.by_addr.len() >= self.config.max_sessions {
+            return Err(Drop::SessionsFull);
         }
-        let key = self.insert_session(now, from, Conv(first.conv))?;
+        let clock_base = self.draw_clock()?;
+        let sink = self.sink.to(from);
+        let mut session = Session::new(now, from, Conv(first.conv), clock_base, sink);
+        session.opening = opening;
+        let key = self.sessions.insert(session);
         self.by_addr.insert(from, key);
         Ok(key)
     }
 
-    fn insert_session(
-        &mut self,
-        now: Time,
-        from: SocketAddr,
-        conv: Conv,
-    ) -> Result<SessionKey, Drop> {
-        let clock_base = self.admit()?;
-        let session = Session::new(now, from, conv, clock_base, self.sink.to(from));
-        Ok(self.sessions.insert(session))
+    fn hash(&self, data: &[u8]) -> u64 {
+        let (a, b) = self.secrets.hash_key;
+        SipHasher13::new_with_keys(a, b).hash(data)
     }
 
-    /// Lets one more session in, if there is room, and draws its clock.
-    fn admit(&mut self) -> Result<u32, Drop> {
+    /// The clock of a new session: nobody can guess it without the key.
+    ///
+    /// # Errors
+    /// [`Drop::Stopping`].
+    fn draw_clock(&mut self) -> Result<u32, Drop> {
         if self.stopping {
             return Err(Drop::Stopping);
         }
-        if self.sessions.len() >= self.config.max_sessions {
-            return Err(Drop::SessionsFull);
-        }
-        let clock_base = self.draw_clock();
         self.counters.sessions_opened += 1;
-        Ok(clock_base)
-    }
-
-    /// The clock of the next session: nobody can guess it without the key.
-    fn draw_clock(&self) -> u32 {
         let (a, b) = self.secrets.clock_key;
         let hash =
             SipHasher13::new_with_keys(a, b).hash(&self.counters.sessions_opened.to_le_bytes());
         let [b0, b1, b2, b3, ..] = hash.to_le_bytes();
-        u32::from_le_bytes([b0, b1, b2, b3])
+        Ok(u32::from_le_bytes([b0, b1, b2, b3]))
     }
 
     /// Decides which session of a known address a datagram belongs to: the one that is
@@ -420,25 +419,34 @@ impl Server {
         if let Rival::Contested { by, same_conv } = session.rival {
             return self.choose_rival(now, key, by, same_conv, datagram);
         }
-        match (own, begins_anew(datagram)) {
-            (true, true) if session.link().peer_una() > 0 => {
-                // The client had our answer, so it cannot need this copy.
-                if session.age(now) < RESTART_AFTER {
+        let Some(first) = first_data(datagram, session.lost_candidate_sent) else {
+            return if own { Ok(key) } else { Err(Drop::WrongConv) };
+        };
+        let opening = self.hash(first);
+        let begins = may_begin_connect(first, UPLINK_BODY_MAX);
+        let had_our_answer = session.link().is_proved() || session.link().peer_una() > 0;
+        match (own, begins) {
+            (true, true) if had_our_answer => {
+                // It cannot need this copy of its Connect.
+                if session.may_be_late(now) {
                     self.sessions[key].doubt();
                     return Err(Drop::LateFirst);
                 }
-                self.open_candidate(now, key, conv)
+                self.open_candidate(now, key, conv, opening)
             }
-            (true, true) if session.may_be_replaced(now) => {
-                // It has proved nothing and fallen silent: what begins here is a new life,
-                // and need not wait for retransmissions that have slowed down for the old.
+            (true, true) if session.may_be_replaced(now) || session.opening != opening => {
+                // It has proved nothing, and has fallen silent or began with something else:
+                // this is a new life, which need not wait for retransmissions that have
+                // slowed down for the old one, nor take its answer.
                 let addr = session.addr;
                 self.end(now, key, Disconnect::Restarted);
                 self.open(now, addr, datagram)
             }
             (true, _) => Ok(key),
-            (false, true) => self.open_candidate(now, key, conv),
-            (false, false) => Err(Drop::WrongConv),
+            (false, _) if may_begin_conversation(first, UPLINK_BODY_MAX) => {
+                self.open_candidate(now, key, conv, opening)
+            }
+            (false, _) => Err(Drop::WrongConv),
         }
     }
 
@@ -454,16 +462,22 @@ impl Server {
         let conv = Conv(datagram.first().conv);
         let candidate = self.sessions[by].link();
         let of_candidate = candidate.conv() == conv;
-        let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
+        let known = candidate
+            .snd_nxt()
+            .max(self.sessions[key].lost_candidate_sent);
+        let ahead = |una| distance(una, known) > 0;
         if of_candidate && same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
             // The peer has more than the candidate ever sent: the old client lives.
             self.end(now, by, Disconnect::CandidateLost);
             return Ok(key);
         }
-        if begins_anew(datagram) && self.sessions[by].may_be_replaced(now) {
+        let begins = |data: &&[u8]| may_begin_connect(data, UPLINK_BODY_MAX);
+        let first = first_data(datagram, known).filter(begins);
+        if let Some(first) = first.filter(|_| self.sessions[by].may_be_replaced(now)) {
+            let opening = self.hash(first);
             // The client was started once more before the candidate came to anything.
             self.end(now, by, Disconnect::CandidateLost);
-            return self.open_candidate(now, key, conv);
+            return self.open_candidate(now, key, conv, opening);
         }
         if of_candidate {
             Ok(by)
@@ -479,16 +493,21 @@ impl Server {
         now: Time,
         of: SessionKey,
         conv: Conv,
+        opening: u64,
     ) -> Result<SessionKey, Drop> {
+        // It has the place of the one that it contests, also where no more are let in.
+        let clock_base = self.draw_clock()?;
         let old = &self.sessions[of];
         let same_conv = old.link().conv() == conv;
-        let by = if same_conv {
-            let clock_base = self.admit()?;
-            let candidate = Session::succeeding(now, &self.sessions[of], clock_base);
-            self.sessions.insert(candidate)
+        let mut candidate = if same_conv {
+            Session::succeeding(now, old, clock_base)
         } else {
-            self.insert_session(now, old.addr, conv)?
+            let sink = self.sink.to(old.addr);
+            Session::new(now, old.addr, conv, clock_base, sink)
         };
+        candidate.concede(old.lost_candidate_sent);
+        candidate.opening = opening;
+        let by = self.sessions.insert(candidate);
         self.sessions[by].rival = Rival::Candidate { of, same_conv };
         self.sessions[of].rival = Rival::Contested { by, same_conv };
         if same_conv {
@@ -594,6 +613,7 @@ impl Server {
         }
         // Those that claim a seat and have proved nothing find no room at their proof.
         let slot = self.rooms.remove(key);
+        self.rooms_over -= 1;
         let id = slot.room.id();
         if self.by_room.get(&id) == Some(&key) {
             self.by_room.remove(&id);
@@ -673,7 +693,10 @@ impl Server {
                 self.by_addr.remove(&session.addr);
             }
             Rival::Candidate { of, .. } => {
-                self.sessions[of].rival = Rival::None;
+                let old = &mut self.sessions[of];
+                old.rival = Rival::None;
+                let sent = session.link().snd_nxt();
+                old.lost_candidate_sent = old.lost_candidate_sent.max(sent);
                 self.mark_dirty(of);
             }
             Rival::Contested { by, .. } => {
@@ -735,6 +758,8 @@ impl Server {
                 "a session sleeps for good"
             );
         }
+        let over = self.rooms.iter().filter(|(_, slot)| slot.room.is_over());
+        assert_eq!(over.count(), self.rooms_over);
         let candidates = self
             .sessions
             .iter()
@@ -759,10 +784,14 @@ impl Server {
 }
 
 /// The first data of a conversation, if a datagram can be its first: its first PUSH has the
-/// first number, and it knows of nothing that we have sent. Acknowledgements may stand
-/// before it: a client that was started again acknowledges what was meant for the old one.
-fn first_data<'a>(datagram: &'a Datagram<'_>) -> Option<&'a [u8]> {
-    if datagram.segments().any(|segment| segment.una != 0) {
+/// first number, and it knows of no more of our segments than `known`. Acknowledgements may
+/// stand before it: a client that was started again acknowledges what was meant for the old
+/// one.
+fn first_data<'a>(datagram: &'a Datagram<'_>, known: u32) -> Option<&'a [u8]> {
+    if datagram
+        .segments()
+        .any(|segment| distance(segment.una, known) > 0)
+    {
         return None;
     }
     let mut pushes = datagram
@@ -772,11 +801,6 @@ fn first_data<'a>(datagram: &'a Datagram<'_>) -> Option<&'a [u8]> {
         .next()
         .filter(|first| first.sn == 0)
         .map(|first| first.data)
-}
-
-/// Whether a datagram can be the first of a client that was started again.
-fn begins_anew(datagram: &Datagram<'_>) -> bool {
-    first_data(datagram).is_some_and(|data| may_begin_connect(data, UPLINK_BODY_MAX))
 }
 
 fn check_members(members: &[PlayerId], most: usize) -> Result<(), CreateError> {

@@ -24,8 +24,8 @@ use super::transmit::Sink;
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
-    BACKLOG_MAX, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW, QUIET_AFTER,
-    UNPROVED_SILENCE_MAX,
+    BACKLOG_MAX, OFFLINE_AFTER, PAST_LIFE, PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW,
+    QUIET_AFTER, REPEAT_FIRST_EVERY, UNPROVED_SILENCE_MAX,
 };
 
 /// The slab key of a session.
@@ -91,7 +91,6 @@ pub(super) struct Session {
     /// Its packets; taken out while they are read.
     pub(super) reader: PacketReader,
     link: Link,
-    opened_at: Time,
     /// The last sign of life.
     heard_at: Time,
     /// The last time that something was acknowledged, or that nothing was outstanding.
@@ -103,6 +102,16 @@ pub(super) struct Session {
     /// shows that it is the one of old, it gets no acknowledgement: one would tell a new
     /// client that its Connect has arrived.
     in_doubt: bool,
+    /// How many segments a candidate for its place had sent before it lost: the client that
+    /// was started again may have them.
+    pub(super) lost_candidate_sent: u32,
+    /// What it began with, as a hash: the same address may begin with something else before
+    /// it has proved anything.
+    pub(super) opening: u64,
+    /// Something was heard since the last flush.
+    heard: bool,
+    /// Since when its silence counts: its match has started, or it has.
+    watched_since: Time,
     /// Segments that may wait before the peer is taken to ask without acknowledging.
     backlog_max: usize,
     /// It waits in the server's list for the end of the turn.
@@ -135,12 +144,15 @@ impl Session {
             rival: Rival::None,
             reader: PacketReader::default(),
             link,
-            opened_at: now,
             heard_at: now,
             progress_at: now,
             probed_at: None,
             offline: false,
             in_doubt: false,
+            lost_candidate_sent: 0,
+            opening: 0,
+            heard: false,
+            watched_since: now,
             backlog_max: BACKLOG_MAX,
             dirty: false,
             timer: None,
@@ -153,8 +165,12 @@ impl Session {
         &self.link
     }
 
-    pub(super) fn age(&self, now: Time) -> Duration {
-        now.since(self.opened_at)
+    /// Whether what looks like the restart of its client may be a late copy of its first
+    /// datagram, and a candidate could not tell: the peer has our answer and no more, as a
+    /// new client would, and it spoke a moment ago. One that was really started again
+    /// repeats itself.
+    pub(super) fn may_be_late(&self, now: Time) -> bool {
+        self.link.peer_una() <= 1 && now.since(self.heard_at) < PAST_LIFE
     }
 
     /// Whether its stream may be read: what follows a Connect waits for the proof.
@@ -162,25 +178,30 @@ impl Session {
         !matches!(self.place, Place::Claims(..))
     }
 
-    /// Whether the peer had proved its address and is silent now.
-    fn is_quiet(&self, now: Time) -> bool {
-        self.link.is_proved() && now.since(self.heard_at) >= QUIET_AFTER
+    fn valve(&self, now: Time) -> Valve {
+        let quiet = self.link.is_proved() && now.since(self.heard_at) >= QUIET_AFTER;
+        self.valve_if(quiet)
     }
 
-    fn valve(&self, now: Time) -> Valve {
+    fn valve_if(&self, quiet: bool) -> Valve {
         match self.rival {
             Rival::Contested {
                 same_conv: true, ..
             } => Valve::Shut,
-            _ if self.is_quiet(now) => Valve::Shut,
-            // It must go on repeating its Connect: if the rival turns out to be alive, or
-            // a datagram of the old client makes it look so, the next copy tries again.
+            _ if quiet => Valve::Shut,
+            // It must go on repeating itself until the proof: each repetition fetches
+            // another copy of the answer, to be echoed.
+            _ if self.claims() || self.in_doubt => Valve::NoAcknowledgements,
             Rival::Candidate {
                 same_conv: true, ..
             } => Valve::NoAcknowledgements,
-            _ if self.in_doubt => Valve::NoAcknowledgements,
             _ => Valve::Open,
         }
+    }
+
+    /// Whether it has been answered Ok and proved nothing yet.
+    fn claims(&self) -> bool {
+        matches!(self.place, Place::Claims(..)) && !self.link.is_proved()
     }
 
     /// Whether more frames may be put into the link now.
@@ -223,7 +244,7 @@ impl Session {
             sooner(self.progress_at + idle_timeout);
         }
         if !self.offline {
-            sooner(self.heard_at + OFFLINE_AFTER);
+            sooner(self.heard_at.max(self.watched_since) + OFFLINE_AFTER);
         }
         if self.may_probe() {
             sooner(self.next_probe(now, idle_timeout, owed));
@@ -249,8 +270,11 @@ impl Session {
     /// # Errors
     /// Why it was dropped whole.
     pub(super) fn input(&mut self, now: Time, datagram: &mut Datagram<'_>) -> Result<News, Drop> {
-        self.link.set_valve(self.valve(now));
+        // A peer that speaks is not quiet, and what is due for it may leave already.
+        let quiet = !self.link.is_news(datagram) && self.valve(now) == Valve::Shut;
+        self.link.set_valve(self.valve_if(quiet));
         let heard = self.link.input(now, datagram)?;
+        self.heard = true;
         let mut back = false;
         if heard.fresh {
             // What is older than the newest may come from the past of the same address and
@@ -266,6 +290,11 @@ impl Session {
             proved: heard.proved,
             back,
         })
+    }
+
+    /// Its client may have so many segments from an earlier candidate that lost.
+    pub(super) fn concede(&mut self, segments: u32) {
+        self.link.concede(segments);
     }
 
     /// Something at its address looks like a client that was started again.
@@ -289,9 +318,16 @@ impl Session {
         self.link.recv(buffer)
     }
 
+    /// Its match starts: silence counts from now on.
+    pub(super) fn watch(&mut self, now: Time) {
+        self.watched_since = now;
+        self.offline = false;
+    }
+
     /// Whether its silence makes its seat offline now; true once for each silence.
     pub(super) fn falls_offline(&mut self, now: Time) -> bool {
-        let falls = !self.offline && now.since(self.heard_at) >= OFFLINE_AFTER;
+        let silent_since = self.heard_at.max(self.watched_since);
+        let falls = !self.offline && now.since(silent_since) >= OFFLINE_AFTER;
         self.offline |= falls;
         falls
     }
@@ -306,6 +342,9 @@ impl Session {
             if due || self.link.wants_flush() {
                 self.link.flush(now);
             }
+        }
+        if std::mem::take(&mut self.heard) && self.claims() {
+            self.link.repeat_first(now, REPEAT_FIRST_EVERY);
         }
         let probe = self.may_probe() && self.next_probe(now, idle_timeout, owed) <= now;
         if probe {

@@ -97,9 +97,19 @@ pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
 /// but living client (loading, or ready and waiting, without heartbeats) from a dead one.
 pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 
-/// Silence of a candidate session after which the beginning of yet another conversation
-/// takes its place. A candidate of which the client lives repeats itself more often.
-pub const CANDIDATE_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// Silence of a session that has proved nothing, candidates among them, after which the
+/// beginning of another conversation takes its place. A client that lives repeats itself
+/// more often.
+pub const UNPROVED_SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// Time for which a datagram may still be on its way. A client that is started again on its
+/// old address under the old conversation number is kept off the sequence numbers of
+/// what was sent to it within that time.
+pub const PAST_LIFE: Duration = Duration::from_secs(2);
+
+/// Sequence numbers of such a past at the most: the receive window of the Unity client, which
+/// throws away what lies further ahead.
+pub const PAST_SEGMENTS_MAX: u32 = 4096;
 
 /// Age under which a session ignores what looks like the restart of its client: copies of
 /// the first Connect still arrive then, and a client that has really been restarted
@@ -252,9 +262,16 @@ pub const HTTP_ABANDONED_IDLE: Duration = Duration::from_secs(30);
 /// Time between two questions of the watchdog.
 pub const HTTP_WATCH_EVERY: Duration = Duration::from_secs(2);
 
-/// The same while there is traffic: each question also frees a connection that tiny_http
-/// left lying. One costs about 0.2 ms.
+/// The same while there is traffic.
 pub const HTTP_WATCH_EVERY_BUSY: Duration = Duration::from_millis(200);
+
+/// Connections that the watchdog opens and closes with each question. Each lets one go on
+/// that tiny_http left lying, and leaves an idle thread for 5 s: enough for the six
+/// connections that a browser opens at once.
+pub const HTTP_NUDGES: usize = 8;
+
+/// Time between two more of them while the watchdog waits for its answer.
+pub const HTTP_NUDGE_EVERY: Duration = Duration::from_millis(50);
 
 /// Time that the watchdog waits for its answer. Longer than a worker waits for the loop.
 pub const HTTP_WATCH_PATIENCE: Duration = Duration::from_secs(3);

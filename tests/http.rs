@@ -25,7 +25,7 @@ use serde_json::Value;
 
 /// Longest wait of any test for anything: far beyond what is expected, so that a busy
 /// machine does not fail it.
-const AT_MOST: Duration = Duration::from_secs(30);
+const AT_MOST: Duration = Duration::from_secs(60);
 
 const MAX_PLAYERS: usize = 8;
 const MAX_ROOMS: usize = 5;
@@ -231,17 +231,30 @@ impl World {
         Ok(stream)
     }
 
-    /// Waits until the server answers within a second.
+    /// Waits until the server answers.
     fn recovers(&self) {
-        wait_for("an answer", || {
-            let mut stream = TcpStream::connect(self.addr)?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")?;
-            let reply = Reply::read(&mut stream, false)?;
-            if reply.status == 200 {
-                Ok(())
-            } else {
-                Err(io::Error::other("not well"))
+        wait_for("answer", || match self.get_soon("/healthz")?.status {
+            200 => Ok(()),
+            status => Err(io::Error::other(status.to_string())),
+        });
+    }
+
+    /// An answer within a second.
+    fn get_soon(&self, target: &str) -> io::Result<Reply> {
+        let mut stream = TcpStream::connect(self.addr)?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        write!(stream, "GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n")?;
+        Reply::read(&mut stream, false)
+    }
+
+    /// Waits until a counter is as it should be. A restart may be under way, so each question
+    /// is a short one.
+    fn counts(&self, name: &str, right: impl Fn(u64) -> bool) {
+        wait_for(name, || {
+            let count = self.get_soon("/api/stats")?.json()["http"][name].as_u64();
+            match count.filter(|count| right(*count)) {
+                Some(_) => Ok(()),
+                None => Err(io::Error::other(format!("{count:?}"))),
             }
         });
     }
@@ -659,12 +672,7 @@ fn a_content_length_that_panics_is_survived() {
         assert_eq!(world.raw(request).status, 204);
     }
     world.recovers();
-    wait_for("count of panics", || {
-        match world.http_counter("handler_panics") {
-            20 => Ok(()),
-            other => Err(io::Error::other(other.to_string())),
-        }
-    });
+    world.counts("handler_panics", |count| count == 20);
     assert_eq!(world.http_counter("restarts"), 0);
 }
 
@@ -680,7 +688,11 @@ fn a_content_length_beyond_memory_does_not_end_the_process() {
         );
     }
     world.recovers();
-    assert_eq!(world.http_counter("requests_leaked"), 3);
+    // tiny_http never answers this one; what counts is that it does not drop it either.
+    let later = world.send("GET / HTTP/2.0\r\nContent-Length: 4000000000000000000\r\n\r\n");
+    drop(later);
+    world.recovers();
+    world.counts("requests_leaked", |count| count == 3);
     assert_eq!(world.http_counter("restarts"), 0);
 }
 
@@ -701,9 +713,25 @@ fn bodies_that_do_not_come_block_nobody() {
     drop(held);
 }
 
+/// Whether the system lets a process get at its own sockets; Docker's usual sandbox does not.
 #[cfg(target_os = "linux")]
+fn can_hang_up() -> bool {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+    pidfd_open(getpid(), PidfdFlags::empty())
+        .is_ok_and(|process| pidfd_getfd(process, 0, PidfdGetfdFlags::empty()).is_ok())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn can_hang_up() -> bool {
+    false
+}
+
 #[test]
 fn a_body_that_does_not_come_is_hung_up_after_its_time() {
+    if !can_hang_up() {
+        return;
+    }
     let every = Duration::from_millis(50);
     let request_life = Duration::from_millis(200);
     let world = World::with(
@@ -726,13 +754,7 @@ fn more_withheld_bodies_than_threads_for_them_are_survived() {
     let world = World::watched();
     let post = "POST /api/rooms HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n{";
     let held: Vec<_> = (0..100).map(|_| world.send(post).unwrap()).collect();
-    wait_for("restart", || {
-        match world.try_raw("GET /api/stats HTTP/1.1\r\nConnection: close\r\n\r\n") {
-            Ok(reply) if reply.json()["http"]["restarts"].as_u64() > Some(0) => Ok(()),
-            Ok(_) => Err(io::Error::other("none yet")),
-            Err(error) => Err(error),
-        }
-    });
+    world.counts("restarts", |count| count > 0);
     world.recovers();
     drop(held);
     no_worker_stays(&world);
@@ -749,8 +771,10 @@ fn answers_that_are_not_read_are_survived() {
     );
     let list = "GET /api/rooms?limit=10000 HTTP/1.1\r\n\r\n";
     let held: Vec<_> = (0..12).map(|_| world.send(list).unwrap()).collect();
+    world.counts("restarts", |count| count > 0);
     world.recovers();
-    assert_eq!(world.get("/api/rooms?limit=10000").status, 200);
+    let all = "GET /api/rooms?limit=10000 HTTP/1.1\r\nConnection: close\r\n\r\n";
+    assert_eq!(wait_for("list", || world.try_raw(all)).status, 200);
     drop(held);
     no_worker_stays(&world);
 }
@@ -773,6 +797,7 @@ fn connections_that_say_nothing_are_in_nobodys_way() {
         .map(|_| world.send("GET /livez HT").unwrap())
         .collect();
     assert_eq!(world.get("/healthz").status, 200);
+    assert_eq!(world.http_counter("restarts"), 0);
     drop(held);
 }
 
@@ -799,12 +824,7 @@ fn stop_is_prompt_while_connections_hang() {
 
 /// Workers of replaced servers go when their connections have gone.
 fn no_worker_stays(world: &World) {
-    wait_for("end of abandoned workers", || {
-        match world.http_counter("workers_abandoned") {
-            0 => Ok(()),
-            count => Err(io::Error::other(format!("{count} stay"))),
-        }
-    });
+    world.counts("workers_abandoned", |count| count == 0);
 }
 
 // --- In a process of their own --------------------------------------------------------------
@@ -881,7 +901,7 @@ fn running_out_of_descriptors_is_survived() {
         let connect = || TcpStream::connect_timeout(&world.addr, Duration::from_millis(200));
         let held: Vec<_> = (0..100).filter_map(|_| connect().ok()).collect();
         // Where they can be hung up, it comes back while they are still held.
-        if cfg!(target_os = "linux") {
+        if can_hang_up() {
             world.recovers();
         }
         drop(held);

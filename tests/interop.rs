@@ -131,9 +131,10 @@ fn play(name: &str) {
 }
 
 macro_rules! scenarios {
-    ($($name:ident,)*) => {
+    ($($(#[$attribute:meta])* $name:ident,)*) => {
         $(
             #[test]
+            $(#[$attribute])*
             fn $name() {
                 play(stringify!($name));
             }
@@ -163,12 +164,15 @@ scenarios! {
     echo_without_a_seat,
     error_codes,
     five_copies_of_each_datagram,
+    forged_connects_change_nothing,
     heartbeats_are_answered,
     message_mode,
     one_conv_for_all,
     packets_across_messages,
     progress_reaches_those_who_joined,
+    quick_restart_over_a_slow_network,
     ready_again_restarts_the_stream,
+    restart_in_the_first_second,
     restart_with_a_new_conv,
     restart_with_the_same_conv,
     restarts_over_a_slow_network,

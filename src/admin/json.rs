@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use hdrhistogram::Histogram;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -169,22 +170,26 @@ pub fn health(degraded: Option<&str>) -> Vec<u8> {
 
 /// Every counter.
 pub fn stats(stats: &Stats, http: &HttpCounters) -> Vec<u8> {
-    let lateness = &stats.engine.frame_lateness_us;
-    let late = |quantile: f64| ms(lateness.value_at_quantile(quantile));
     bytes(&json!({
         "uptime_s": stats.uptime.as_secs_f64(),
         "degraded": stats.degraded,
-        "frame_lateness_ms": {
-            "count": lateness.len(),
-            "p50": late(0.5),
-            "p99": late(0.99),
-            "p99.9": late(0.999),
-            "max": ms(lateness.max()),
-        },
+        "frame_lateness_ms": lateness_ms(&stats.engine.frame_lateness_us),
+        "loop_lateness_ms": lateness_ms(&stats.shell.loop_lateness_us),
         "engine": engine(&stats.engine),
         "shell": shell(&stats.shell),
         "http": http.to_json(),
     }))
+}
+
+fn lateness_ms(us: &Histogram<u64>) -> Value {
+    let at = |quantile: f64| ms(us.value_at_quantile(quantile));
+    json!({
+        "count": us.len(),
+        "p50": at(0.5),
+        "p99": at(0.99),
+        "p99.9": at(0.999),
+        "max": ms(us.max()),
+    })
 }
 
 fn engine(counters: &Counters) -> Value {

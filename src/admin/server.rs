@@ -22,8 +22,9 @@
 //!   find themselves replaced; those that cannot are counted and bounded.
 //! - *A connection is left lying*: the pool of threads counts a thread as idle although a
 //!   connection is already meant for it, and queues the next one there, too. That one waits
-//!   until any other connection ends. The watchdog's own connections end at once, and each
-//!   takes one such with it; so it asks more often while there is traffic.
+//!   until any other connection ends. The watchdog opens and closes a few connections each
+//!   time, and more while its question is one of those that wait: each lets one go on. It
+//!   does so more often while there is traffic.
 //! - *A loop that is slow* is no reason for that: the watchdog's question does not ask the
 //!   loop, and while workers wait for it, silence is forgiven for a while.
 //!
@@ -53,9 +54,9 @@ use super::routes::{self, Answer, BodyError, Head, Method};
 use crate::io::control::Handle;
 use crate::limits::{
     HTTP_ABANDONED_IDLE, HTTP_ABANDONED_MAX, HTTP_ASIDE_MAX, HTTP_BODY_BYTES_MAX,
-    HTTP_DROP_BYTES_MAX, HTTP_LEAKED_MAX, HTTP_REQUEST_LIFE, HTTP_RESTART_REST_MAX,
-    HTTP_RESTART_REST_MIN, HTTP_SEND_PATIENCE, HTTP_STOP, HTTP_WATCH_EVERY, HTTP_WATCH_EVERY_BUSY,
-    HTTP_WATCH_FORGIVES, HTTP_WATCH_PATIENCE, HTTP_WORKERS,
+    HTTP_DROP_BYTES_MAX, HTTP_LEAKED_MAX, HTTP_NUDGE_EVERY, HTTP_NUDGES, HTTP_REQUEST_LIFE,
+    HTTP_RESTART_REST_MAX, HTTP_RESTART_REST_MIN, HTTP_SEND_PATIENCE, HTTP_STOP, HTTP_WATCH_EVERY,
+    HTTP_WATCH_EVERY_BUSY, HTTP_WATCH_FORGIVES, HTTP_WATCH_PATIENCE, HTTP_WORKERS,
 };
 
 /// Connections that wait to be accepted.
@@ -506,13 +507,16 @@ fn take(shared: &Arc<Shared>, request: Request) {
                 return serve(shared, request);
             }
             let aside = Arc::clone(shared);
-            let spawned = thread::Builder::new()
-                .name("http-aside".to_owned())
-                .spawn(move || {
-                    serve(&aside, request);
-                    aside.asides.fetch_sub(1, Ordering::AcqRel);
-                });
-            if spawned.is_err() {
+            // Where there is no thread for it, the request is dropped, which may panic.
+            let spawned = catch_unwind(AssertUnwindSafe(|| {
+                thread::Builder::new()
+                    .name("http-aside".to_owned())
+                    .spawn(move || {
+                        serve(&aside, request);
+                        aside.asides.fetch_sub(1, Ordering::AcqRel);
+                    })
+            }));
+            if !matches!(spawned, Ok(Ok(_))) {
                 shared.asides.fetch_sub(1, Ordering::AcqRel);
             }
         }
@@ -678,13 +682,14 @@ fn refuse_for_good(shared: &Shared, request: Request) {
     count(shared, answer.status);
     let status = Response::new(StatusCode(413), headers(&answer), io::empty(), None, None);
     // The one call that gives back the request's reader instead of dropping it. `Upgrade` is
-    // a header that any answer may have.
-    let mut connection = request.upgrade("HTTP/1.1", status);
+    // a header that any answer may have; the length comes after it, because tiny_http sends
+    // none with an upgrade, and the answer would not end where connections cannot be hung up.
+    let upgrade = format!("HTTP/1.1\r\nContent-Length: {}", answer.body.len());
+    let mut connection = request.upgrade(&upgrade, status);
     let _ = connection
         .write_all(&answer.body)
         .and_then(|()| connection.flush());
     std::mem::forget(connection);
-    // Ends the answer; where this cannot be done, the client has at least its status.
     shared.hang_up(|other| Some(other) == peer);
     leaked(shared);
 }
@@ -775,37 +780,45 @@ fn watch(shared: &Arc<Shared>) {
         }
         rest = (rest * 2).min(HTTP_RESTART_REST_MAX);
     }
+    // Whoever was accepted while HTTP ended would wait for ever.
+    thread::sleep(2 * HTTP_STOP);
+    shared.hang_up(|_| true);
 }
 
-/// Asks the server whether it works, as a client would.
-fn probe(addr: SocketAddr, patience: Duration) -> io::Result<()> {
+/// Asks the server whether it works, as a client would. On the way it lets connections go on
+/// that the pool of threads has left lying (see the head of the file).
+fn probe(listen: SocketAddr, patience: Duration) -> io::Result<()> {
     let deadline = Instant::now() + patience;
-    let left = || {
-        Some(
-            deadline
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1)),
-        )
-    };
-    let ip = match addr.ip() {
+    let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, addr.port()), patience)?;
-    stream.set_write_timeout(left())?;
+    let addr = SocketAddr::new(ip, listen.port());
+    // An error of theirs is one of the question's, too, and told by it.
+    let nudge = || drop(TcpStream::connect_timeout(&addr, HTTP_NUDGE_EVERY));
+    for _ in 0..HTTP_NUDGES {
+        nudge();
+    }
+    let mut stream = TcpStream::connect_timeout(&addr, patience)?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(HTTP_NUDGE_EVERY))?;
     stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let expected = b"HTTP/1.1 204 ";
     let mut answer = Vec::new();
     while answer.len() < expected.len() {
-        stream.set_read_timeout(left())?;
-        let mut buffer = [0; 64];
-        match stream.read(&mut buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => answer.extend_from_slice(&buffer[..read]),
-        }
         if Instant::now() > deadline {
             return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut buffer = [0; 64];
+        match stream.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => answer.extend_from_slice(&buffer[..read]),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => nudge(),
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
         }
     }
     match answer.starts_with(expected) {

@@ -1,7 +1,7 @@
 //! KCP: the only file that knows the `kcp` crate.
 //!
 //! A [`Link`] is one end of one conversation: messages go in and come out, datagrams come
-//! in and leave through a [`Sink`]. Both [`crate::engine::session`] and [`crate::client`]
+//! in and leave through a [`Sink`]. Both `session` and [`crate::client`]
 //! stand on it. It adds to KCP what KCP cannot do: refuse what a peer cannot honestly
 //! have sent, prove the peer's address by an echoed time stamp, measure the round trip,
 //! hold back acknowledgements, and say exactly when it must be woken.
@@ -22,9 +22,10 @@ use super::drops::{Disconnect, Drop};
 use super::id::Conv;
 use super::time::Time;
 use super::transmit::Sink;
-use super::wire::segment::{self, Cmd, Datagram, Segments, distance};
+use super::wire::segment::{self, Cmd, Datagram, Segment, Segments, distance};
 use crate::limits::{
-    MTU, PROOF_STAMPS_MAX, RECEIVE_WINDOW, ROUND_TRIP_SAMPLE_MAX, SEND_WINDOW, TIMESTAMP_AGE_MAX,
+    MTU, PAST_LIFE, PAST_SEGMENTS_MAX, PROOF_STAMPS_MAX, RECEIVE_WINDOW, ROUND_TRIP_SAMPLE_MAX,
+    SEGMENT_PAYLOAD_MAX, SEND_WINDOW, TIMESTAMP_AGE_MAX,
 };
 
 /// KCP's interval while it waits, in ms: the largest it takes.
@@ -74,6 +75,13 @@ pub struct Link {
     srtt: Option<Duration>,
     /// Something is to be flushed: data, an acknowledgement, perhaps a retransmission.
     wants_flush: bool,
+    /// The sequence number that the next message will get: how many segments were queued.
+    queued: u32,
+    /// When data was last written.
+    pushed_at: Option<Time>,
+    /// Segments under this number may have reached the peer from the conversation that was
+    /// here before, under the same number: see [`Link::succeeding`].
+    foreign: u32,
 }
 
 impl Link {
@@ -97,6 +105,9 @@ impl Link {
             stamps: Some(Vec::new()),
             srtt: None,
             wants_flush: false,
+            queued: 0,
+            pushed_at: None,
+            foreign: 0,
         }
     }
 
@@ -105,6 +116,24 @@ impl Link {
         Link {
             stamps: None,
             ..Link::new(conv, clock_base, sink)
+        }
+    }
+
+    /// A link that may replace `old` at the same address under the same conversation number,
+    /// because the client was started again. What `old` has sent lately may still reach
+    /// the new client and take sequence numbers there: their real segments would then be
+    /// acknowledged and thrown away. So acknowledgements and `una` that belong to that
+    /// past are passed over, and [`Link::fill`] keeps everything of worth off those numbers.
+    pub fn succeeding(old: &Link, now: Time, clock_base: u32) -> Link {
+        let recent = old.pushed_at.is_some_and(|at| now.since(at) < PAST_LIFE);
+        let foreign = if recent {
+            old.snd_nxt.max(old.foreign)
+        } else {
+            0
+        };
+        Link {
+            foreign: foreign.min(PAST_SEGMENTS_MAX),
+            ..Link::new(old.conv(), clock_base, old.sink.clone())
         }
     }
 
@@ -167,7 +196,20 @@ impl Link {
         self.kcp
             .send(message)
             .expect("no message of ours is over 127 segments");
+        let segments = message.len().div_ceil(SEGMENT_PAYLOAD_MAX).max(1);
+        let segments = u32::try_from(segments).expect("under 127");
+        self.queued = self.queued.wrapping_add(segments);
         self.wants_flush = true;
+    }
+
+    /// Queues `filler` until every sequence number that the past may have taken is behind.
+    /// Returns how often.
+    pub fn fill(&mut self, filler: &[u8]) -> u32 {
+        let before = self.queued;
+        while distance(self.foreign, self.queued) > 0 {
+            self.send(filler);
+        }
+        self.queued - before
     }
 
     /// Takes in a datagram of this conversation.
@@ -176,6 +218,9 @@ impl Link {
     /// The reason for which it was dropped whole: the peer cannot honestly have sent it.
     pub fn input(&mut self, now: Time, datagram: &mut Datagram<'_>) -> Result<Heard, Drop> {
         let clock = self.clock(now);
+        if self.foreign > 0 {
+            self.pass_over_the_past(clock, datagram);
+        }
         let mut una = datagram.first().una;
         let mut proved = false;
         let mut asks = false;
@@ -190,21 +235,11 @@ impl Link {
             }
             match segment.cmd {
                 Cmd::Ack => {
-                    if distance(segment.sn, self.snd_nxt) >= 0 {
-                        return Err(Drop::UnaAhead);
-                    }
-                    let age = u64::try_from(distance(clock, segment.ts))
-                        .map(Duration::from_millis)
-                        .map_err(|_| Drop::EchoedTime)?;
-                    if age > TIMESTAMP_AGE_MAX {
-                        return Err(Drop::EchoedTime);
-                    }
+                    let age = self.echoed_age(clock, &segment)?;
                     rtt = Some(age);
                     oldest_echo = oldest_echo.max(age);
-                    proved |= self
-                        .stamps
-                        .as_ref()
-                        .is_some_and(|sent| sent.contains(&segment.ts));
+                    let sent = self.stamps.as_ref();
+                    proved |= sent.is_some_and(|sent| sent.contains(&segment.ts));
                 }
                 Cmd::Push | Cmd::Wask => asks = true,
                 Cmd::Wins => {}
@@ -231,7 +266,7 @@ impl Link {
         }
 
         let outstanding = self.kcp.wait_snd();
-        self.writing(|kcp| {
+        self.writing(now, |kcp| {
             kcp.update(clock).expect("the sink never fails");
             kcp.set_interval(INTERVAL_INPUT_MS);
             let heard = kcp.input(datagram.bytes());
@@ -261,7 +296,7 @@ impl Link {
     /// Writes what is due to the sink: acknowledgements, data, retransmissions.
     pub fn flush(&mut self, now: Time) {
         let clock = self.clock(now);
-        self.writing(|kcp| {
+        self.writing(now, |kcp| {
             kcp.update(clock).expect("the sink never fails");
             kcp.flush().expect("the sink never fails");
         });
@@ -284,6 +319,30 @@ impl Link {
 
     // --- Inside ---------------------------------------------------------------------------
 
+    /// How long ago the segment left that an ACK acknowledges.
+    fn echoed_age(&self, clock: u32, ack: &Segment<'_>) -> Result<Duration, Drop> {
+        if distance(ack.sn, self.snd_nxt) >= 0 {
+            return Err(Drop::UnaAhead);
+        }
+        let age = u64::try_from(distance(clock, ack.ts)).map_err(|_| Drop::EchoedTime)?;
+        let age = Duration::from_millis(age);
+        if age > TIMESTAMP_AGE_MAX {
+            return Err(Drop::EchoedTime);
+        }
+        Ok(age)
+    }
+
+    /// Makes harmless what a datagram says of the conversation before: acknowledgements that
+    /// are none of ours, and `una` over what we have sent.
+    fn pass_over_the_past(&self, clock: u32, datagram: &mut Datagram<'_>) {
+        let (snd_nxt, foreign) = (self.snd_nxt, self.foreign);
+        datagram.retain_acks(|ack| self.echoed_age(clock, ack).is_ok());
+        datagram.map_una(|una| {
+            let past = distance(una, snd_nxt) > 0 && distance(una, foreign) <= 0;
+            if past { snd_nxt } else { una }
+        });
+    }
+
     /// KCP's clock: milliseconds modulo 2^32, from the base.
     fn clock(&self, now: Time) -> u32 {
         #[expect(
@@ -296,7 +355,7 @@ impl Link {
 
     /// Lets KCP write, then reads from its headers what it does not tell, and applies the
     /// valve.
-    fn writing(&mut self, write: impl FnOnce(&mut Kcp<Sink>)) {
+    fn writing(&mut self, now: Time, write: impl FnOnce(&mut Kcp<Sink>)) {
         let first = self.sink.len();
         write(&mut self.kcp);
         if self.sink.len() == first {
@@ -304,6 +363,7 @@ impl Link {
         }
         let Link {
             snd_nxt,
+            pushed_at,
             stamps,
             valve,
             sink,
@@ -313,6 +373,9 @@ impl Link {
             for segment in Segments::of_output(datagram) {
                 if segment.cmd != Cmd::Push {
                     continue;
+                }
+                if *valve != Valve::Shut {
+                    *pushed_at = Some(now);
                 }
                 if distance(segment.sn, *snd_nxt) >= 0 {
                     *snd_nxt = segment.sn.wrapping_add(1);

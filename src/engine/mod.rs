@@ -4,7 +4,7 @@
 //! and no iteration over a hash map. Time comes in as an argument, and so does the seed of
 //! every random choice: the same calls in the same order give the same datagrams, byte for
 //! byte. Two drivers use it: the event loop in [`crate::io`] and the simulator in
-//! `crate::sim`. Begin with [`server`].
+//! [`crate::sim`]. Begin with [`server`].
 
 pub mod config;
 pub mod counters;

@@ -13,6 +13,10 @@ use super::wire::message::{ConnectCode, Downlink, Uplink};
 use super::wire::packet::{Packet, PacketReader};
 use crate::limits::{DROPPABLE_BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX};
 
+/// What takes the place of a segment that may get lost: a heartbeat's answer, which every
+/// client knows and none minds.
+const FILLER: &[u8] = &[0, 0, 2];
+
 impl Server {
     // --- From a session -------------------------------------------------------------------
 
@@ -141,6 +145,8 @@ impl Server {
             }
         }
         self.settle_rivalry(now, key);
+        self.sessions[key].leave_the_past(now, FILLER);
+        self.mark_dirty(key);
     }
 
     /// Gives a seat to a session; one that held it before ends without a word, since the

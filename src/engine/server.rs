@@ -12,7 +12,7 @@
 //! 4. drains [`Server::poll_event`], if it cares.
 //!
 //! The same calls in the same order give the same datagrams, byte for byte. How a message
-//! gets from a session to its room and back is in [`crate::engine::router`].
+//! gets from a session to its room and back is in `router`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ use super::transmit::{Sink, Transmits};
 use super::view::{CreateError, OverReason, RoomSpec, RoomView, RoomsPage};
 use super::wheel::Wheel;
 use super::wire::message::{Downlink, may_begin_connect, may_begin_conversation};
-use super::wire::segment::{Cmd, Datagram, Segment, distance};
+use super::wire::segment::{Cmd, Datagram, distance};
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
     FRAMES_RANGE, HZ_RANGE, RESTART_AFTER, TIMERS_PER_TURN_MAX, UPLINK_BODY_MAX,
@@ -362,7 +362,9 @@ impl Server {
         datagram: &Datagram<'_>,
     ) -> Result<SessionKey, Drop> {
         let first = datagram.first();
-        if !begins(datagram) || !may_begin_conversation(first.data, UPLINK_BODY_MAX) {
+        let begins = |data| may_begin_conversation(data, UPLINK_BODY_MAX);
+        let nothing_sent = datagram.segments().all(|segment| segment.cmd != Cmd::Ack);
+        if !nothing_sent || !first_data(datagram).is_some_and(begins) {
             return Err(Drop::Stranger);
         }
         let key = self.insert_session(now, from, Conv(first.conv))?;
@@ -376,6 +378,13 @@ impl Server {
         from: SocketAddr,
         conv: Conv,
     ) -> Result<SessionKey, Drop> {
+        let clock_base = self.admit()?;
+        let session = Session::new(now, from, conv, clock_base, self.sink.to(from));
+        Ok(self.sessions.insert(session))
+    }
+
+    /// Lets one more session in, if there is room, and draws its clock.
+    fn admit(&mut self) -> Result<u32, Drop> {
         if self.stopping {
             return Err(Drop::Stopping);
         }
@@ -384,8 +393,7 @@ impl Server {
         }
         let clock_base = self.draw_clock();
         self.counters.sessions_opened += 1;
-        let session = Session::new(now, from, conv, clock_base, self.sink.to(from));
-        Ok(self.sessions.insert(session))
+        Ok(clock_base)
     }
 
     /// The clock of the next session: nobody can guess it without the key.
@@ -407,40 +415,62 @@ impl Server {
         datagram: &Datagram<'_>,
     ) -> Result<SessionKey, Drop> {
         let session = &self.sessions[key];
-        let first = datagram.first();
-        let own = session.link().conv() == Conv(first.conv);
+        let conv = Conv(datagram.first().conv);
+        let own = session.link().conv() == conv;
         if let Rival::Contested { by, same_conv } = session.rival {
-            let candidate = self.sessions[by].link();
-            if candidate.conv() != Conv(first.conv) {
-                if own {
-                    return Ok(key);
-                }
-                if !begins_anew(datagram) || !self.sessions[by].may_be_replaced(now) {
-                    return Err(Drop::WrongConv);
-                }
-                // The client was started once more before the candidate came to anything.
-                self.end(now, by, Disconnect::CandidateLost);
-                return self.open_candidate(now, key, Conv(first.conv));
-            }
-            let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
-            if same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
-                // The peer has more than the candidate ever sent: the old client lives.
-                self.end(now, by, Disconnect::CandidateLost);
-                return Ok(key);
-            }
-            return Ok(by);
+            return self.choose_rival(now, key, by, same_conv, datagram);
         }
         match (own, begins_anew(datagram)) {
             (true, true) if session.link().peer_una() > 0 => {
                 // The client had our answer, so it cannot need this copy.
                 if session.age(now) < RESTART_AFTER {
+                    self.sessions[key].doubt();
                     return Err(Drop::LateFirst);
                 }
-                self.open_candidate(now, key, Conv(first.conv))
+                self.open_candidate(now, key, conv)
+            }
+            (true, true) if session.may_be_replaced(now) => {
+                // It has proved nothing and fallen silent: what begins here is a new life,
+                // and need not wait for retransmissions that have slowed down for the old.
+                let addr = session.addr;
+                self.end(now, key, Disconnect::Restarted);
+                self.open(now, addr, datagram)
             }
             (true, _) => Ok(key),
-            (false, true) => self.open_candidate(now, key, Conv(first.conv)),
+            (false, true) => self.open_candidate(now, key, conv),
             (false, false) => Err(Drop::WrongConv),
+        }
+    }
+
+    /// The same while a candidate `by` is there already.
+    fn choose_rival(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        by: SessionKey,
+        same_conv: bool,
+        datagram: &Datagram<'_>,
+    ) -> Result<SessionKey, Drop> {
+        let conv = Conv(datagram.first().conv);
+        let candidate = self.sessions[by].link();
+        let of_candidate = candidate.conv() == conv;
+        let ahead = |una| distance(una, candidate.snd_nxt()) > 0;
+        if of_candidate && same_conv && datagram.segments().any(|segment| ahead(segment.una)) {
+            // The peer has more than the candidate ever sent: the old client lives.
+            self.end(now, by, Disconnect::CandidateLost);
+            return Ok(key);
+        }
+        if begins_anew(datagram) && self.sessions[by].may_be_replaced(now) {
+            // The client was started once more before the candidate came to anything.
+            self.end(now, by, Disconnect::CandidateLost);
+            return self.open_candidate(now, key, conv);
+        }
+        if of_candidate {
+            Ok(by)
+        } else if self.sessions[key].link().conv() == conv {
+            Ok(key)
+        } else {
+            Err(Drop::WrongConv)
         }
     }
 
@@ -450,10 +480,20 @@ impl Server {
         of: SessionKey,
         conv: Conv,
     ) -> Result<SessionKey, Drop> {
-        let same_conv = self.sessions[of].link().conv() == conv;
-        let by = self.insert_session(now, self.sessions[of].addr, conv)?;
+        let old = &self.sessions[of];
+        let same_conv = old.link().conv() == conv;
+        let by = if same_conv {
+            let clock_base = self.admit()?;
+            let candidate = Session::succeeding(now, &self.sessions[of], clock_base);
+            self.sessions.insert(candidate)
+        } else {
+            self.insert_session(now, old.addr, conv)?
+        };
         self.sessions[by].rival = Rival::Candidate { of, same_conv };
         self.sessions[of].rival = Rival::Contested { by, same_conv };
+        if same_conv {
+            self.sessions[of].doubt();
+        }
         Ok(by)
     }
 
@@ -718,17 +758,25 @@ impl Server {
     }
 }
 
-/// Whether a datagram can be the first of a conversation: it begins with the first data, and
-/// acknowledges nothing, since nothing was sent.
-fn begins(datagram: &Datagram<'_>) -> bool {
-    let first = datagram.first();
-    let asks_nothing = |segment: Segment<'_>| segment.una == 0 && segment.cmd != Cmd::Ack;
-    first.cmd == Cmd::Push && first.sn == 0 && datagram.segments().all(asks_nothing)
+/// The first data of a conversation, if a datagram can be its first: its first PUSH has the
+/// first number, and it knows of nothing that we have sent. Acknowledgements may stand
+/// before it: a client that was started again acknowledges what was meant for the old one.
+fn first_data<'a>(datagram: &'a Datagram<'_>) -> Option<&'a [u8]> {
+    if datagram.segments().any(|segment| segment.una != 0) {
+        return None;
+    }
+    let mut pushes = datagram
+        .segments()
+        .filter(|segment| segment.cmd == Cmd::Push);
+    pushes
+        .next()
+        .filter(|first| first.sn == 0)
+        .map(|first| first.data)
 }
 
 /// Whether a datagram can be the first of a client that was started again.
 fn begins_anew(datagram: &Datagram<'_>) -> bool {
-    begins(datagram) && may_begin_connect(datagram.first().data, UPLINK_BODY_MAX)
+    first_data(datagram).is_some_and(|data| may_begin_connect(data, UPLINK_BODY_MAX))
 }
 
 fn check_members(members: &[PlayerId], most: usize) -> Result<(), CreateError> {

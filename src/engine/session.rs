@@ -24,8 +24,8 @@ use super::transmit::Sink;
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
-    BACKLOG_MAX, CANDIDATE_SILENCE_MAX, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE,
-    PROBE_EVERY_SLOW, QUIET_AFTER,
+    BACKLOG_MAX, OFFLINE_AFTER, PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW, QUIET_AFTER,
+    UNPROVED_SILENCE_MAX,
 };
 
 /// The slab key of a session.
@@ -99,6 +99,12 @@ pub(super) struct Session {
     probed_at: Option<Time>,
     /// Its silence has been reported to its room.
     offline: bool,
+    /// Something at its address looked like a client that was started again. Until the peer
+    /// shows that it is the one of old, it gets no acknowledgement: one would tell a new
+    /// client that its Connect has arrived.
+    in_doubt: bool,
+    /// Segments that may wait before the peer is taken to ask without acknowledging.
+    backlog_max: usize,
     /// It waits in the server's list for the end of the turn.
     pub(super) dirty: bool,
     /// Its timer in the wheel: deadline and generation.
@@ -106,6 +112,7 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// A session with somebody new.
     pub(super) fn new(
         now: Time,
         addr: SocketAddr,
@@ -113,17 +120,28 @@ impl Session {
         clock_base: u32,
         sink: Sink,
     ) -> Session {
+        Session::around(now, addr, Link::new(conv, clock_base, sink))
+    }
+
+    /// A candidate for the place of `old`, under the same conversation number.
+    pub(super) fn succeeding(now: Time, old: &Session, clock_base: u32) -> Session {
+        Session::around(now, old.addr, Link::succeeding(&old.link, now, clock_base))
+    }
+
+    fn around(now: Time, addr: SocketAddr, link: Link) -> Session {
         Session {
             addr,
             place: Place::None,
             rival: Rival::None,
             reader: PacketReader::default(),
-            link: Link::new(conv, clock_base, sink),
+            link,
             opened_at: now,
             heard_at: now,
             progress_at: now,
             probed_at: None,
             offline: false,
+            in_doubt: false,
+            backlog_max: BACKLOG_MAX,
             dirty: false,
             timer: None,
         }
@@ -160,19 +178,20 @@ impl Session {
             Rival::Candidate {
                 same_conv: true, ..
             } => Valve::NoAcknowledgements,
+            _ if self.in_doubt => Valve::NoAcknowledgements,
             _ => Valve::Open,
         }
     }
 
     /// Whether more frames may be put into the link now.
     pub(super) fn takes_frames(&self, now: Time) -> bool {
-        self.valve(now) == Valve::Open
+        self.valve(now) != Valve::Shut && self.link.is_proved()
     }
 
-    /// Whether nothing has been heard of this candidate for so long that another
-    /// conversation may take its place.
+    /// Whether it has proved nothing and nothing has been heard of it for so long that the
+    /// beginning of another conversation may take its place.
     pub(super) fn may_be_replaced(&self, now: Time) -> bool {
-        now.since(self.heard_at) >= CANDIDATE_SILENCE_MAX
+        !self.link.is_proved() && now.since(self.heard_at) >= UNPROVED_SILENCE_MAX
     }
 
     /// Why the session must end now, if it must.
@@ -184,7 +203,7 @@ impl Session {
             Disconnect::Idle
         } else if self.link.backlog() > 0 && now.since(self.progress_at) >= idle_timeout {
             Disconnect::Stalled
-        } else if self.link.backlog() > BACKLOG_MAX {
+        } else if self.link.backlog() > self.backlog_max {
             Disconnect::Backlog
         } else {
             return None;
@@ -237,6 +256,7 @@ impl Session {
             // What is older than the newest may come from the past of the same address and
             // is no sign of life.
             self.heard_at = now;
+            self.in_doubt = false;
             back = std::mem::take(&mut self.offline);
         }
         if heard.progress {
@@ -246,6 +266,19 @@ impl Session {
             proved: heard.proved,
             back,
         })
+    }
+
+    /// Something at its address looks like a client that was started again.
+    pub(super) fn doubt(&mut self) {
+        self.in_doubt = true;
+    }
+
+    /// It has won its place: what comes now stays off the sequence numbers that its peer may
+    /// have filled with what the conversation before had sent.
+    pub(super) fn leave_the_past(&mut self, now: Time, filler: &[u8]) {
+        self.progress_at = now;
+        let fillers = usize::try_from(self.link.fill(filler)).expect("32 bits fit");
+        self.backlog_max += fillers;
     }
 
     /// Takes the next whole message into `buffer`.

@@ -1,30 +1,30 @@
 //! A small world for the tests of the flow: one server, peers that say exactly what they are
-//! told to, and a network that delays by 5 ms and does nothing else unless it is told to.
+//! told to, and a network that delays by 5 ms (or what it is told) and does nothing else unless it is told to.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
+use kcp::Kcp;
 use lockstep_server::engine::config::{Config, Secrets};
-use lockstep_server::engine::id::{Conv, Percent, PlayerId, RoomId};
-use lockstep_server::engine::link::Link;
+use lockstep_server::engine::id::{Percent, PlayerId, RoomId};
 use lockstep_server::engine::server::Server;
 use lockstep_server::engine::time::Time;
-use lockstep_server::engine::transmit::{Sink, Transmits};
+use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::view::{RoomSpec, RoomView};
 use lockstep_server::engine::wire::frame::{Command, Frame, decode_frames};
 use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink};
 use lockstep_server::engine::wire::packet::PacketReader;
-use lockstep_server::engine::wire::segment::Datagram;
 use lockstep_server::limits::DOWNLINK_BODY_MAX;
 
 pub(crate) const ROOM: RoomId = RoomId(7);
 /// What the wall shows at the beginning, in Unix seconds.
 pub(crate) const WALL: i64 = 1_700_000_000;
-const DELAY: Duration = Duration::from_millis(5);
 
 /// What a peer was told, one for each KCP message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +48,7 @@ pub(crate) enum Said {
 /// One end that speaks KCP and keeps what it hears.
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
-    pub(crate) link: Link,
-    sink: Sink,
+    kcp: PlainKcp,
     heard: Vec<Vec<u8>>,
     /// Its datagrams get lost, in both directions.
     pub(crate) cut_off: bool,
@@ -67,9 +66,13 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) now: Time,
     pub(crate) peers: Vec<Peer>,
+    /// The port of the next peer.
+    next_port: u16,
     /// What is on its way, by arrival and order.
     on_the_way: BTreeMap<(Time, u64), OnTheWay>,
     sent: u64,
+    /// The way of a datagram, one way.
+    pub(crate) delay: Duration,
 }
 
 pub(crate) fn secrets() -> Secrets {
@@ -104,8 +107,10 @@ impl World {
             server: Server::new(config, secrets(), WALL * 1_000_000),
             now: Time::ZERO,
             peers: Vec::new(),
+            next_port: 2000,
             on_the_way: BTreeMap::new(),
             sent: 0,
+            delay: Duration::from_millis(5),
         }
     }
 
@@ -117,7 +122,8 @@ impl World {
 
     /// A peer at an address of its own, which has said nothing yet.
     pub(crate) fn peer(&mut self, conv: u32) -> usize {
-        let port = 2000 + u16::try_from(self.peers.len()).unwrap();
+        let port = self.next_port;
+        self.next_port += 1;
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         self.peers.push(Peer::new(addr, conv));
         self.peers.len() - 1
@@ -135,7 +141,7 @@ impl World {
     }
 
     pub(crate) fn say_bytes(&mut self, peer: usize, message: &[u8]) {
-        self.peers[peer].link.send(message);
+        self.peers[peer].kcp.send(message);
         self.flush_peer(peer);
     }
 
@@ -220,7 +226,7 @@ impl World {
             let peers = self
                 .peers
                 .iter()
-                .filter_map(|peer| peer.link.next_flush(self.now));
+                .filter_map(|peer| peer.kcp.next_flush(self.now));
             let next = peers.chain(arrival).chain(self.server.poll_timeout()).min();
             let next = next.filter(|at| *at <= end);
             self.now = next.map_or(end, |at| at.max(self.now));
@@ -248,11 +254,7 @@ impl World {
             }
         }
         for peer in 0..self.peers.len() {
-            let due = self.peers[peer]
-                .link
-                .next_flush(self.now)
-                .is_some_and(|at| at <= self.now);
-            if due || self.peers[peer].link.wants_flush() {
+            if self.peers[peer].kcp.wants_flush(self.now) {
                 self.flush_peer(peer);
             }
         }
@@ -271,12 +273,11 @@ impl World {
 
     fn flush_peer(&mut self, peer: usize) {
         let peer = &mut self.peers[peer];
-        peer.link.flush(self.now);
         let (addr, lost) = (peer.addr, peer.cut_off || peer.mute);
-        let mut batch = Transmits::default();
-        peer.sink.swap(&mut batch);
-        for (_, bytes) in batch.iter().filter(|_| !lost) {
-            self.post(addr, None, bytes.to_vec());
+        for bytes in peer.kcp.flush(self.now) {
+            if !lost {
+                self.post(addr, None, bytes);
+            }
         }
     }
 
@@ -284,17 +285,15 @@ impl World {
     pub(crate) fn post(&mut self, addr: SocketAddr, to: Option<usize>, bytes: Vec<u8>) {
         self.sent += 1;
         self.on_the_way
-            .insert((self.now + DELAY, self.sent), (addr, to, bytes));
+            .insert((self.now + self.delay, self.sent), (addr, to, bytes));
     }
 }
 
 impl Peer {
     fn new(addr: SocketAddr, conv: u32) -> Peer {
-        let sink = Sink::new(addr);
         Peer {
             addr,
-            link: Link::trusting(Conv(conv), 77, sink.clone()),
-            sink,
+            kcp: PlainKcp::new(conv),
             heard: Vec::new(),
             cut_off: false,
             mute: false,
@@ -302,18 +301,86 @@ impl Peer {
         }
     }
 
-    fn hear(&mut self, now: Time, mut bytes: Vec<u8>) {
-        self.datagrams.push(bytes.clone());
-        let mut datagram = Datagram::parse(&mut bytes).expect("the server sends whole segments");
-        // What belongs to an earlier life of the address is refused, as any KCP would.
-        if Conv(datagram.first().conv) != self.link.conv() {
-            return;
+    fn hear(&mut self, now: Time, bytes: Vec<u8>) {
+        self.kcp.input(now, &bytes);
+        self.datagrams.push(bytes);
+        while let Some(message) = self.kcp.recv() {
+            self.heard.push(message);
         }
-        let _ = self.link.input(now, &mut datagram);
-        let mut buffer = vec![0; DOWNLINK_BODY_MAX + 3];
-        while let Some(len) = self.link.recv(&mut buffer).unwrap() {
-            self.heard.push(buffer[..len].to_vec());
+    }
+}
+
+/// KCP as clients have it, with none of the server's precautions.
+struct PlainKcp {
+    kcp: Kcp<Written>,
+    written: Rc<RefCell<Vec<Vec<u8>>>>,
+    flush_now: bool,
+}
+
+/// Where KCP writes its datagrams.
+struct Written(Rc<RefCell<Vec<Vec<u8>>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, datagram: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().push(datagram.to_vec());
+        Ok(datagram.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl PlainKcp {
+    fn new(conv: u32) -> PlainKcp {
+        let written = Rc::default();
+        let mut kcp = Kcp::new(conv, Written(Rc::clone(&written)));
+        kcp.set_nodelay(true, 10, 2, true);
+        kcp.set_wndsize(4096, 4096);
+        PlainKcp {
+            kcp,
+            written,
+            flush_now: false,
         }
+    }
+
+    fn clock(now: Time) -> u32 {
+        u32::try_from(now.as_millis()).unwrap()
+    }
+
+    fn send(&mut self, message: &[u8]) {
+        self.kcp.send(message).unwrap();
+        self.flush_now = true;
+    }
+
+    fn input(&mut self, now: Time, datagram: &[u8]) {
+        self.kcp.update(PlainKcp::clock(now)).unwrap();
+        // What belongs to another conversation is refused, as any KCP does.
+        let _ = self.kcp.input(datagram);
+        self.flush_now = true;
+    }
+
+    fn recv(&mut self) -> Option<Vec<u8>> {
+        let mut message = vec![0; self.kcp.peeksize().ok()?];
+        self.kcp.recv(&mut message).unwrap();
+        Some(message)
+    }
+
+    fn next_flush(&self, now: Time) -> Option<Time> {
+        let wait_ms = u64::from(self.kcp.check(PlainKcp::clock(now)));
+        let busy = self.flush_now || self.kcp.wait_snd() > 0;
+        busy.then(|| Time::from_millis(now.as_millis() + wait_ms))
+    }
+
+    fn wants_flush(&self, now: Time) -> bool {
+        self.flush_now || self.next_flush(now).is_some_and(|at| at <= now)
+    }
+
+    fn flush(&mut self, now: Time) -> Vec<Vec<u8>> {
+        self.kcp.update(PlainKcp::clock(now)).unwrap();
+        self.kcp.flush().unwrap();
+        self.flush_now = false;
+        self.written.take()
     }
 }
 

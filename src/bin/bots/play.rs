@@ -160,7 +160,7 @@ struct Progress {
 impl Progress {
     fn new(plan: &Plan) -> Progress {
         let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:40} {pos:>4}/{len} s  {msg}")
+            let style = ProgressStyle::with_template("{bar:20} {pos:>4}/{len} s  {wide_msg}")
                 .expect("the template is well formed");
             ProgressBar::new(plan.time.as_secs()).with_style(style)
         });

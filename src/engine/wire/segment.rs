@@ -24,8 +24,10 @@ pub const HEADER: usize = 24;
 const FRG_MAX: u8 = 127;
 
 const CONV_AT: usize = 0;
+const CMD_AT: usize = 4;
 const TS_AT: usize = 8;
 const UNA_AT: usize = 16;
+const LEN_AT: usize = 20;
 
 /// What a segment is for (`IKCP_CMD_*` in ikcp.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,13 +108,13 @@ impl<'a> Datagram<'a> {
             if read_u32(rest, CONV_AT) != Some(conv) {
                 return Err(Drop::MixedConv);
             }
-            if Cmd::from_byte(rest[4]).is_none() {
+            if Cmd::from_byte(rest[CMD_AT]).is_none() {
                 return Err(Drop::UnknownCommand);
             }
             if rest[5] > FRG_MAX {
                 return Err(Drop::FragmentNumber);
             }
-            let len = read_u32(rest, 20).ok_or(Drop::Runt)? as usize;
+            let len = read_u32(rest, LEN_AT).ok_or(Drop::Runt)? as usize;
             if len > rest.len() - HEADER {
                 return Err(Drop::SegmentLength);
             }
@@ -137,24 +139,46 @@ impl<'a> Datagram<'a> {
 
     /// Sets `una` of every segment to 0: "nothing of yours has arrived".
     pub fn clear_una(&mut self) {
-        clear_una(&mut self.bytes[..self.len]);
+        self.map_una(|_| 0);
+    }
+
+    /// Exchanges `una` of every segment.
+    pub fn map_una(&mut self, map: impl Fn(u32) -> u32) {
+        self.edit(|segment, header| {
+            header[UNA_AT..UNA_AT + 4].copy_from_slice(&map(segment.una).to_le_bytes());
+        });
+    }
+
+    /// Makes a WINS, which acknowledges nothing, of every ACK that `keep` does not want.
+    pub fn retain_acks(&mut self, keep: impl Fn(&Segment<'_>) -> bool) {
+        self.edit(|segment, header| {
+            if segment.cmd == Cmd::Ack && !keep(&segment) {
+                header[CMD_AT] = Cmd::Wins.byte();
+            }
+        });
+    }
+
+    /// Passes every segment and its header, to be changed, to `edit`.
+    fn edit(&mut self, edit: impl Fn(Segment<'_>, &mut [u8])) {
+        let mut at = 0;
+        while at < self.len {
+            let (header, rest) = self.bytes[at..self.len].split_at_mut(HEADER);
+            let copy: [u8; HEADER] = (&*header).try_into().expect("a header's length");
+            let segment = read(&copy, rest).expect("the datagram was checked");
+            at += HEADER + segment.data.len();
+            edit(segment, header);
+        }
     }
 
     /// Makes acknowledgements of what was sent longer ago than `age_max` look as if it was
     /// sent just then; `clock` is the time by which the stamps were made.
     pub fn shorten_echoes(&mut self, clock: u32, age_max: u32) {
         let oldest = clock.wrapping_sub(age_max);
-        let mut rest = &mut self.bytes[..self.len];
-        while rest.len() >= HEADER {
-            let len = read_u32(rest, 20).unwrap_or(0) as usize;
-            let (segment, behind) = rest.split_at_mut((HEADER + len).min(rest.len()));
-            let is_ack = Cmd::from_byte(segment[4]) == Some(Cmd::Ack);
-            let stamp = read_u32(segment, TS_AT).unwrap_or(oldest);
-            if is_ack && distance(stamp, oldest) < 0 {
-                segment[TS_AT..TS_AT + 4].copy_from_slice(&oldest.to_le_bytes());
+        self.edit(|segment, header| {
+            if segment.cmd == Cmd::Ack && distance(segment.ts, oldest) < 0 {
+                header[TS_AT..TS_AT + 4].copy_from_slice(&oldest.to_le_bytes());
             }
-            rest = behind;
-        }
+        });
     }
 
     /// The bytes of the segments.
@@ -181,24 +205,26 @@ impl<'a> Iterator for Segments<'a> {
     type Item = Segment<'a>;
 
     fn next(&mut self) -> Option<Segment<'a>> {
-        let rest = self.rest;
-        if rest.len() < HEADER {
-            return None;
-        }
-        let len = read_u32(rest, 20)? as usize;
-        let data = rest.get(HEADER..HEADER + len)?;
-        self.rest = &rest[HEADER + len..];
-        Some(Segment {
-            conv: read_u32(rest, CONV_AT)?,
-            cmd: Cmd::from_byte(rest[4])?,
-            frg: rest[5],
-            wnd: u16::from_le_bytes([rest[6], rest[7]]),
-            ts: read_u32(rest, 8)?,
-            sn: read_u32(rest, 12)?,
-            una: read_u32(rest, UNA_AT)?,
-            data,
-        })
+        let (header, rest) = self.rest.split_first_chunk::<HEADER>()?;
+        let segment = read(header, rest)?;
+        self.rest = &rest[segment.data.len()..];
+        Some(segment)
     }
+}
+
+/// One segment, of its header and what follows it.
+fn read<'a>(header: &[u8; HEADER], rest: &'a [u8]) -> Option<Segment<'a>> {
+    let len = read_u32(header, LEN_AT)? as usize;
+    Some(Segment {
+        conv: read_u32(header, CONV_AT)?,
+        cmd: Cmd::from_byte(header[CMD_AT])?,
+        frg: header[5],
+        wnd: u16::from_le_bytes([header[6], header[7]]),
+        ts: read_u32(header, TS_AT)?,
+        sn: read_u32(header, 12)?,
+        una: read_u32(header, UNA_AT)?,
+        data: rest.get(..len)?,
+    })
 }
 
 /// Appends one segment without data.
@@ -217,9 +243,9 @@ pub fn strip_acknowledgements(datagram: &mut [u8]) -> usize {
     let mut read = 0;
     let mut write = 0;
     while datagram.len() - read >= HEADER {
-        let len = read_u32(&datagram[read..], 20).unwrap_or(0) as usize;
+        let len = read_u32(&datagram[read..], LEN_AT).unwrap_or(0) as usize;
         let end = (read + HEADER + len).min(datagram.len());
-        if Cmd::from_byte(datagram[read + 4]) != Some(Cmd::Ack) {
+        if Cmd::from_byte(datagram[read + CMD_AT]) != Some(Cmd::Ack) {
             datagram.copy_within(read..end, write);
             datagram[write + UNA_AT..write + UNA_AT + 4].fill(0);
             write += end - read;
@@ -227,15 +253,6 @@ pub fn strip_acknowledgements(datagram: &mut [u8]) -> usize {
         read = end;
     }
     write
-}
-
-fn clear_una(bytes: &mut [u8]) {
-    let mut at = 0;
-    while bytes.len() - at >= HEADER {
-        let len = read_u32(&bytes[at..], 20).unwrap_or(0) as usize;
-        bytes[at + UNA_AT..at + UNA_AT + 4].fill(0);
-        at += HEADER + len;
-    }
 }
 
 fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {

@@ -89,7 +89,8 @@ pub const QUIET_AFTER: Duration = Duration::from_millis(500);
 /// the way, so a lost one must not cost much.
 pub const PROBE_EVERY_FAST: Duration = Duration::from_millis(100);
 
-/// The same once the peer counts as offline.
+/// The same once the peer counts as offline, and then even if nothing waits: it has left
+/// probes unanswered, and before it is given up a few lost datagrams must not matter.
 pub const PROBE_EVERY_SLOW: Duration = Duration::from_millis(500);
 
 /// Time between two probes of a quiet peer for which nothing waits: they only tell a silent

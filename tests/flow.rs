@@ -635,6 +635,22 @@ fn outages_up_to_8_seconds_heal_by_themselves() {
 }
 
 #[test]
+fn a_client_that_only_waits_is_asked_often_before_it_is_given_up() {
+    let mut world = World::with_room(&[1, 2]);
+    let peer = world.joined(1);
+    world.peers[peer].cut_off = true;
+    let before = world.server.counters().probes;
+    world.run_ms(14_000);
+    assert_eq!(world.server.counters().sessions, 1);
+    let probes = world.server.counters().probes - before;
+    assert!((20..40).contains(&probes), "{probes}");
+    // One answer is enough.
+    world.peers[peer].cut_off = false;
+    world.run_ms(5_000);
+    assert_eq!(world.server.counters().sessions, 1);
+}
+
+#[test]
 fn a_seat_is_offline_after_5_seconds_of_silence_and_online_with_the_next_word() {
     let (mut world, peers) = World::started(&[1, 2]);
     world.run_ms(100);

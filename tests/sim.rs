@@ -173,6 +173,18 @@ impl Watched {
         }
     }
 
+    /// Another conversation of the first player.
+    fn join_again(&mut self) -> Conn {
+        let conn = self.oracle.opened(PlayerId(11), RoomId(1));
+        let event = ClientEvent::Joined {
+            seat: 1,
+            others: vec![(PlayerId(12), Percent::FULL)],
+            seed: 42,
+        };
+        self.oracle.heard(conn, &event).unwrap();
+        conn
+    }
+
     fn tell_start(&mut self, seat: usize) {
         let event = ClientEvent::Started { unix_seconds: 100 };
         self.oracle.heard(self.conns[seat], &event).unwrap();
@@ -305,6 +317,15 @@ fn an_input_twice_out_of_order_invented_or_of_another_is_found() {
     let mut watched = Watched::new();
     let (a, b) = (watched.press(0), watched.press(0));
     assert!(repeated(watched.seal(&[b, a])));
+
+    // The player has moved on to another conversation.
+    let mut watched = Watched::new();
+    let (old, conn) = (watched.press(0), watched.conns[0]);
+    watched.conns[0] = watched.join_again();
+    watched.oracle.seated(conn);
+    watched.oracle.seated(watched.conns[0]);
+    let new = watched.press(0);
+    assert!(repeated(watched.seal(&[new, old])));
 
     let mut watched = Watched::new();
     let never_sent = watched.input(0, command_of(watched.conns[0], 0));

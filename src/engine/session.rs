@@ -368,12 +368,12 @@ impl Session {
 
     fn next_probe(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
         let quiet_at = self.heard_at + QUIET_AFTER;
-        let every = if self.link.backlog() == 0 && !owed {
-            PROBE_EVERY_IDLE.min(idle_timeout / 4)
-        } else if now.since(self.heard_at) < OFFLINE_AFTER {
-            PROBE_EVERY_FAST
-        } else {
+        let every = if now.since(self.heard_at) >= OFFLINE_AFTER {
             PROBE_EVERY_SLOW
+        } else if self.link.backlog() == 0 && !owed {
+            PROBE_EVERY_IDLE.min(idle_timeout / 4)
+        } else {
+            PROBE_EVERY_FAST
         };
         self.probed_at
             .map_or(quiet_at, |at| quiet_at.max(at + every))

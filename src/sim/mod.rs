@@ -20,6 +20,7 @@ pub mod rng;
 pub mod trace;
 pub mod world;
 
+mod path;
 mod script;
 
 pub use world::{Failure, Report, World, run};

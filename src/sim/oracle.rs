@@ -167,8 +167,8 @@ struct MatchRecord {
     bytes: Vec<u8>,
     /// Where each frame ends in it; one without input ends where the one before does.
     ends: Vec<usize>,
-    /// The last conversation of each seat of which an input was seen.
-    last_conn: Vec<Conn>,
+    /// The turn of the last conversation of each seat of which an input was seen.
+    last_turn: Vec<u64>,
 }
 
 /// What is known of a conversation.
@@ -177,6 +177,9 @@ struct ConnRecord {
     player: PlayerId,
     room: RoomId,
     plays: Option<Match>,
+    /// Which of all that were given a seat it is; of two clients of one player, the one that
+    /// proves its address last wins.
+    turn: u64,
     /// When each input was sent.
     sent: Vec<Time>,
     /// The lowest counter that its next input in a log may have.
@@ -201,6 +204,8 @@ pub struct Oracle {
     gaps: u64,
     /// Inputs in all logs.
     inputs: u64,
+    /// How often a seat was given.
+    turns: u64,
     scratch: Vec<u8>,
 }
 
@@ -288,7 +293,7 @@ impl Oracle {
             over_since: None,
             bytes: Vec::new(),
             ends: Vec::new(),
-            last_conn: vec![0; view.seats.len()],
+            last_turn: vec![0; view.seats.len()],
         });
         self.matches.len() - 1
     }
@@ -503,7 +508,7 @@ impl Oracle {
             return Err(invented());
         }
         // A player's conversations follow one another, and so do the inputs of each.
-        if counter < sender.logged || conn < known.last_conn[seat] {
+        if counter < sender.logged || sender.turn < known.last_turn[seat] {
             return Err(Violation::Repeated {
                 of,
                 frame,
@@ -513,7 +518,7 @@ impl Oracle {
         }
         self.gaps += u64::from(counter - sender.logged);
         sender.logged = counter + 1;
-        known.last_conn[seat] = conn;
+        known.last_turn[seat] = sender.turn;
         Ok(seat)
     }
 }
@@ -527,12 +532,19 @@ impl Oracle {
             player,
             room,
             plays: None,
+            turn: 0,
             sent: Vec::new(),
             logged: 0,
             next_frame: None,
             closed: false,
         });
         self.conns.len() - 1
+    }
+
+    /// A conversation was given its seat.
+    pub fn seated(&mut self, conn: Conn) {
+        self.turns += 1;
+        self.conns[conn].turn = self.turns;
     }
 
     /// The match that a conversation has joined.

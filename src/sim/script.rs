@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::network::Ways;
 use super::oracle::{Conn, Violation};
+use super::path::Path;
 use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
 use crate::client::{Client, ClientConfig, ClientEvent, ClientState};
 use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
@@ -265,6 +266,8 @@ impl World {
             loaded: 0,
             resulted: false,
             sent_at_heal: 0,
+            up: Path::default(),
+            down: Path::default(),
         });
         let device = self.devices.len() - 1;
         self.players[player].device = Some(device);
@@ -298,6 +301,8 @@ impl World {
         device.loaded = 0;
         device.resulted = false;
         device.sent_at_heal = 0;
+        device.up = Path::default();
+        device.down = Path::default();
         let (addr, conn) = (device.addr, device.conn);
         let (id, conv) = (device.client.player(), device.client.conv());
         self.note(format!(
@@ -532,13 +537,16 @@ impl World {
     /// On the same address with the same number it must stay away until everything of the
     /// old conversation is off the network: KCP itself cannot tell the two apart. That is
     /// one way for its last datagram, the time after which the server falls silent, and one
-    /// way for the server's last.
+    /// way for the server's last. And it must have had an answer: without one the server
+    /// takes the new client for the old one, which is as it should be, but has waited for so
+    /// long that the answer comes again late, or its patience ends.
     fn crash(&mut self, device: usize) -> Duration {
         let away = self.rng.millis(0..=5_000);
         let margin = Duration::from_millis(200);
         let drained = self.network.faults().delay_max() * 2 + QUIET_AFTER + margin;
+        let answered = self.devices[device].client.state() > ClientState::Connecting;
         let (how, away) = match self.rng.index(3) {
-            0 if !self.tempo.suspends => (Restart::Same, away + drained),
+            0 if answered && !self.tempo.suspends => (Restart::Same, away + drained),
             1 => (Restart::NewConv, away),
             _ => (Restart::NewAddr, away),
         };
@@ -609,9 +617,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether a client's outage is longer than what KCP survives. That is not only a cut:
-    /// when copies of one segment are lost again and again, the next one waits half as long
-    /// as all before it together, and everything behind it waits too.
+    /// Whether a client's outage is longer than what KCP survives: a cut, or something that
+    /// has been under way for too long.
     fn needs_reconnect(&self, device: usize) -> bool {
         let own = &self.devices[device];
         let long = |since: Time| self.now.since(since) > OUTAGE_KCP_MAX;
@@ -624,6 +631,10 @@ impl World {
         let waits = [
             self.oracle.frame_owed_since(own.conn, self.now),
             self.oracle.input_waits_since(own.conn),
+            own.up.waits_since(),
+            own.down.waits_since(),
+            // Its proof is what is under way.
+            (!self.is_seated(device)).then_some(own.opened_at),
         ];
         let stuck = waits
             .into_iter()

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::network::{Arrival, Faults, Network, Tally};
 use super::oracle::{Conn, Match, Oracle, Turn, Violation};
+use super::path::Path;
 use super::rng::Rng;
 use super::script::{Act, Player, RoomPlan};
 use super::trace::{Trace, Watcher};
@@ -176,6 +177,9 @@ pub(super) struct Device {
     pub(super) resulted: bool,
     /// Inputs of the conversation that were sent before the heal.
     pub(super) sent_at_heal: u32,
+    /// What the conversation has under way from the client, and to it.
+    pub(super) up: Path,
+    pub(super) down: Path,
 }
 
 /// What is left to be done.
@@ -408,6 +412,7 @@ impl World {
         self.trace
             .delivered(moment, (arrival.from, arrival.to), &arrival.bytes);
         let device = &mut self.devices[device];
+        device.up.heard(device.client.conv().0, &arrival.bytes);
         device.client.handle_datagram(self.now, &mut arrival.bytes);
         device.wake = Some(self.now);
     }
@@ -471,6 +476,9 @@ impl World {
         for mut arrival in std::mem::take(&mut self.inbox) {
             let way = (arrival.from, arrival.to);
             self.trace.delivered((now, self.step), way, &arrival.bytes);
+            let device = self.device_at(arrival.from).expect("only devices speak");
+            let own = &mut self.devices[device];
+            own.down.heard(own.client.conv().0, &arrival.bytes);
             self.server
                 .handle_datagram(now, arrival.from, &mut arrival.bytes);
         }
@@ -535,6 +543,14 @@ impl World {
             let fate = self.network.send(self.now, from, to, bytes);
             self.trace
                 .sent((self.now, self.step), (from, to), bytes, fate);
+            let now = self.now;
+            if let Some(device) = self.device_at(from) {
+                let own = &mut self.devices[device];
+                own.up.sent(now, own.client.conv().0, bytes);
+            } else if let Some(device) = self.device_at(to) {
+                let own = &mut self.devices[device];
+                own.down.sent(now, own.client.conv().0, bytes);
+            }
         }
     }
 
@@ -573,6 +589,7 @@ impl World {
                     let device = self.device_at(addr).expect("only devices speak");
                     let player = self.devices[device].player;
                     self.players[player].seated = Some((device, now));
+                    self.oracle.seated(self.devices[device].conn);
                 }
                 Event::RoomCreated { .. } | Event::Refused { .. } => {}
             }
@@ -609,7 +626,9 @@ impl World {
         Ok(())
     }
 
-    /// A session that held a seat has ended: was there a reason for it?
+    /// A session that held a seat has ended: was there a reason for it? A long outage is one,
+    /// and so is a segment of which every copy was lost for a long time: when the window
+    /// behind it is full, nothing else is sent that could be acknowledged.
     fn judge_end(&self, addr: SocketAddr, reason: Disconnect) -> Result<(), Violation> {
         let expected = matches!(
             reason,
@@ -622,10 +641,12 @@ impl World {
         let own = &self.devices[device];
         let until = |excuse: Time| excuse + EXCUSE > self.now;
         let long = |(begin, end): (Time, Time)| end.since(begin) > OUTAGE_KCP_MAX && until(end);
+        let waits = |since: Time| self.now.since(since) > OUTAGE_KCP_MAX;
         let excused = own.health != Health::Alive
             || !self.is_current(device)
             || until(own.opened_at)
-            || own.outage.is_some_and(long);
+            || own.outage.is_some_and(long)
+            || own.down.waits_since().is_some_and(waits);
         if expected || excused {
             return Ok(());
         }
@@ -636,6 +657,13 @@ impl World {
     /// Whether a device is the one that its player uses.
     pub(super) fn is_current(&self, device: usize) -> bool {
         self.players[self.devices[device].player].device == Some(device)
+    }
+
+    /// Whether the conversation of a device has been given its seat.
+    pub(super) fn is_seated(&self, device: usize) -> bool {
+        let own = &self.devices[device];
+        let seated = self.players[own.player].seated;
+        seated.is_some_and(|(at, when)| at == device && when >= own.opened_at)
     }
 
     /// Whether another client of its player has been given its seat.

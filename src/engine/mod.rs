@@ -22,6 +22,7 @@ pub mod view;
 pub mod wheel;
 pub mod wire;
 
+mod admission;
 mod broadcast;
 mod hash;
 mod router;

@@ -37,6 +37,8 @@ fn fail(why: &str, status: u8) -> ExitCode {
 
 fn run(settings: Settings) -> Result<(), String> {
     env_logger::Builder::new()
+        // What it logs as errors the watchdog of the HTTP side deals with and reports.
+        .filter_module("tiny_http", log::LevelFilter::Off)
         .parse_filters(&settings.log)
         .init();
     let descriptors = system::raise_descriptor_limit();
@@ -82,9 +84,11 @@ fn cannot_bind(settings: &Settings, error: &std::io::Error) -> String {
     let (value, port) = (settings.udp, settings.udp.port());
     match error.kind() {
         std::io::ErrorKind::AddrInUse => format!(
-            "--udp: {value:?} cannot be used: UDP port {port} is in use; stop what uses it or \
+            "--udp: \"{value}\" cannot be used: UDP port {port} is in use; stop what uses it or \
              choose another port"
         ),
-        _ => format!("--udp: {value:?} cannot be used: {error}"),
+        _ => {
+            format!("--udp: \"{value}\" cannot be used: {error}; choose an address of this machine")
+        }
     }
 }

@@ -75,6 +75,10 @@ pub const TIMESTAMP_AGE_MAX: Duration = Duration::from_secs(60);
 /// after 16 s (simulated).
 pub const ROUND_TRIP_SAMPLE_MAX: Duration = Duration::from_secs(1);
 
+/// How many times the bytes that came from an address may go there before it is proved. What
+/// is over is dropped as if lost: a forged datagram must not fetch much for somebody else.
+pub const UNPROVED_BYTES_FACTOR: usize = 3;
+
 /// Time stamps remembered for the proof of address. The first answer is retransmitted about
 /// six times in the first seconds; an echo of an older copy then proves nothing.
 pub const PROOF_STAMPS_MAX: usize = 16;

@@ -845,6 +845,30 @@ fn a_stranger_costs_nothing_unless_it_begins_a_conversation() {
 }
 
 #[test]
+fn an_address_that_proves_nothing_gets_at_most_three_times_what_came_from_it() {
+    let mut world = World::with_room(&[1]);
+    for message in [
+        Uplink::Echo(&[7; 1000]),
+        Uplink::Heartbeat,
+        Uplink::Connect {
+            player: PlayerId(1),
+            room: ROOM,
+            token: String::new(),
+        },
+    ] {
+        let peer = world.peer(1);
+        world.say(peer, &message);
+        world.run_ms(6);
+        // Whoever is really there never answers.
+        world.peers[peer].cut_off = true;
+        world.run_ms(20_000);
+    }
+    let counters = world.server.counters();
+    assert_eq!(counters.sessions, 0);
+    assert!(counters.bytes_out > 0 && counters.bytes_out <= 3 * counters.bytes_in);
+}
+
+#[test]
 fn a_packet_over_1024_bytes_ends_its_session_and_no_other() {
     let (mut world, peers) = World::started(&[1, 2]);
     world.say_bytes(peers[0], &[0x04, 0x01, 60]);

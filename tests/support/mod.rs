@@ -313,12 +313,13 @@ impl Peer {
 /// KCP as clients have it, with none of the server's precautions.
 struct PlainKcp {
     kcp: Kcp<Written>,
-    written: Rc<RefCell<Vec<Vec<u8>>>>,
+    written: Written,
     flush_now: bool,
 }
 
 /// Where KCP writes its datagrams.
-struct Written(Rc<RefCell<Vec<Vec<u8>>>>);
+#[derive(Clone, Default)]
+pub(crate) struct Written(Rc<RefCell<Vec<Vec<u8>>>>);
 
 impl std::io::Write for Written {
     fn write(&mut self, datagram: &[u8]) -> std::io::Result<usize> {
@@ -331,10 +332,17 @@ impl std::io::Write for Written {
     }
 }
 
+impl Written {
+    /// The datagrams since the last time.
+    pub(crate) fn take(&self) -> Vec<Vec<u8>> {
+        self.0.take()
+    }
+}
+
 impl PlainKcp {
     fn new(conv: u32) -> PlainKcp {
-        let written = Rc::default();
-        let mut kcp = Kcp::new(conv, Written(Rc::clone(&written)));
+        let written = Written::default();
+        let mut kcp = Kcp::new(conv, written.clone());
         kcp.set_nodelay(true, 10, 2, true);
         kcp.set_wndsize(4096, 4096);
         PlainKcp {
@@ -385,7 +393,7 @@ impl PlainKcp {
 }
 
 /// Reads one KCP message, which must be exactly one packet: the Unity client drops the rest.
-fn read_message(message: &[u8]) -> Said {
+pub(crate) fn read_message(message: &[u8]) -> Said {
     let mut reader = PacketReader::default();
     reader.push(message);
     let packet = reader

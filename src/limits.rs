@@ -263,7 +263,7 @@ pub const HTTP_ABANDONED_MAX: u64 = 64;
 pub const HTTP_ABANDONED_IDLE: Duration = Duration::from_secs(30);
 
 /// Time between two questions of the watchdog.
-pub const HTTP_WATCH_EVERY: Duration = Duration::from_secs(2);
+pub const HTTP_WATCH_EVERY: Duration = Duration::from_secs(5);
 
 /// The same while there is traffic.
 pub const HTTP_WATCH_EVERY_BUSY: Duration = Duration::from_millis(200);

@@ -107,7 +107,7 @@ impl Server {
             (true, true) if had_our_answer => {
                 // It cannot need this copy of its Connect.
                 if session.may_be_late(now) {
-                    self.sessions[key].doubt();
+                    self.sessions[key].keep_early(datagram.bytes());
                     return Err(Drop::LateFirst);
                 }
                 self.open_candidate(now, key, conv, opening)

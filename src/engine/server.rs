@@ -402,10 +402,19 @@ impl Server {
         if let Some(reason) = session.fate(now, self.config.idle_timeout) {
             return self.end(now, key, reason);
         }
+        let early = session.take_early(now);
         if session.falls_offline(now) {
             self.report_online(now, key, false);
         }
         self.mark_dirty(key);
+        if let Some(mut bytes) = early {
+            // Nobody else has spoken since: a client was started again after all, and what
+            // it said may not come a second time.
+            let addr = self.sessions[key].addr;
+            if let Err(reason) = self.try_datagram(now, addr, &mut bytes) {
+                self.counters.drop(reason);
+            }
+        }
     }
 
     /// Sets a room's timer to its next deadline. One that fires too early is set again when

@@ -102,6 +102,9 @@ pub(super) struct Session {
     /// shows that it is the one of old, it gets no acknowledgement: one would tell a new
     /// client that its Connect has arrived.
     in_doubt: bool,
+    /// A datagram that looked like the restart of its client but may have been late. If the
+    /// peer says nothing more, it was not.
+    early: Option<Box<[u8]>>,
     /// How many segments a candidate for its place had sent before it lost: the client that
     /// was started again may have them.
     pub(super) lost_candidate_sent: u32,
@@ -149,6 +152,7 @@ impl Session {
             probed_at: None,
             offline: false,
             in_doubt: false,
+            early: None,
             lost_candidate_sent: 0,
             opening: 0,
             heard: false,
@@ -167,8 +171,7 @@ impl Session {
 
     /// Whether what looks like the restart of its client may be a late copy of its first
     /// datagram, and a candidate could not tell: the peer has our answer and no more, as a
-    /// new client would, and it spoke a moment ago. One that was really started again
-    /// repeats itself.
+    /// new client would, and it spoke a moment ago.
     pub(super) fn may_be_late(&self, now: Time) -> bool {
         self.link.peer_una() <= 1 && now.since(self.heard_at) < PAST_LIFE
     }
@@ -243,6 +246,9 @@ impl Session {
         if self.link.backlog() > 0 {
             sooner(self.progress_at + idle_timeout);
         }
+        if self.early.is_some() {
+            sooner(self.heard_at + PAST_LIFE);
+        }
         if !self.offline {
             sooner(self.heard_at.max(self.watched_since) + OFFLINE_AFTER);
         }
@@ -281,6 +287,7 @@ impl Session {
             // is no sign of life.
             self.heard_at = now;
             self.in_doubt = false;
+            self.early = None;
             back = std::mem::take(&mut self.offline);
         }
         if heard.progress {
@@ -300,6 +307,20 @@ impl Session {
     /// Something at its address looks like a client that was started again.
     pub(super) fn doubt(&mut self) {
         self.in_doubt = true;
+    }
+
+    /// Keeps a datagram that looks like that but may be late.
+    pub(super) fn keep_early(&mut self, datagram: &[u8]) {
+        self.doubt();
+        self.early = Some(datagram.into());
+    }
+
+    /// The datagram that was kept, once it has turned out that it was not late.
+    pub(super) fn take_early(&mut self, now: Time) -> Option<Box<[u8]>> {
+        if self.may_be_late(now) {
+            return None;
+        }
+        self.early.take()
     }
 
     /// It has won its place: what comes now stays off the sequence numbers that its peer may

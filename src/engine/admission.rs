@@ -44,9 +44,7 @@ impl Server {
         datagram: &Datagram<'_>,
     ) -> Result<SessionKey, Drop> {
         let first = datagram.first();
-        let nothing_sent = datagram.segments().all(|segment| segment.cmd != Cmd::Ack);
-        let opening = first_data(datagram, 0)
-            .filter(|data| nothing_sent && may_begin_conversation(data, UPLINK_BODY_MAX))
+        let opening = strangers_first(datagram)
             .map(|data| self.hash(data))
             .ok_or(Drop::Stranger)?;
         if self.by_addr.len() >= self.config.max_sessions {
@@ -102,6 +100,8 @@ impl Server {
         };
         let opening = self.hash(first);
         let begins = may_begin_connect(first, UPLINK_BODY_MAX);
+        let opens = !self.stopping && strangers_first(datagram).is_some();
+        let gives_way = session.may_be_replaced(now) || session.opening != opening;
         let had_our_answer = session.link().is_proved() || session.link().peer_una() > 0;
         match (own, begins) {
             (true, true) if had_our_answer => {
@@ -112,7 +112,7 @@ impl Server {
                 }
                 self.open_candidate(now, key, conv, opening)
             }
-            (true, true) if session.may_be_replaced(now) || session.opening != opening => {
+            (true, true) if gives_way && opens => {
                 // It has proved nothing, and has fallen silent or began with something else:
                 // this is a new life, which need not wait for retransmissions that have
                 // slowed down for the old one, nor take its answer.
@@ -204,6 +204,14 @@ impl Server {
             self.by_addr.insert(addr, key);
         }
     }
+}
+
+/// The first data of a conversation with somebody unknown: who was sent nothing has nothing
+/// to acknowledge.
+fn strangers_first<'a>(datagram: &'a Datagram<'_>) -> Option<&'a [u8]> {
+    let acknowledges = datagram.segments().any(|segment| segment.cmd == Cmd::Ack);
+    first_data(datagram, 0)
+        .filter(|data| !acknowledges && may_begin_conversation(data, UPLINK_BODY_MAX))
 }
 
 /// The first data of a conversation, if a datagram can be its first: its first PUSH has the

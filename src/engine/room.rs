@@ -172,11 +172,6 @@ impl Room {
         self.seats[seat.index()].is_held()
     }
 
-    /// Whether the seat counts as online.
-    pub fn is_online(&self, seat: Seat) -> bool {
-        self.seats[seat.index()].online
-    }
-
     /// Its frames.
     pub fn log(&self) -> &FrameLog {
         &self.log

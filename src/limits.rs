@@ -110,6 +110,25 @@ pub const REPEAT_FIRST_EVERY: Duration = Duration::from_millis(100);
 /// more often.
 pub const UNPROVED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
+/// Time for which a session may be without a seat. A client that is refused may stay silent for
+/// 40 s before it tries again, as the Unity client does.
+pub const SEATLESS_LIFE: Duration = Duration::from_secs(60);
+
+/// Sessions without a seat from one range of addresses (a /24 of IPv4, a /48 of IPv6). Players
+/// behind one address are without a seat for a round trip, so a thousand may come at once.
+pub const SEATLESS_PER_RANGE_MAX: usize = 1024;
+
+/// Datagrams of one session in a second. At 240 frames a second a client that sends each
+/// input seven times and acknowledges each frame seven times sends 3,360.
+pub const SESSION_DATAGRAMS_PER_SECOND: u32 = 4096;
+
+/// Bytes of datagrams of one session in a second: three times what those 3,360 have at some
+/// 100 bytes each.
+pub const SESSION_BYTES_PER_SECOND: usize = 1024 * 1024;
+
+/// Packets of one session in a second: 64 inputs in each of 240 frames, and some more.
+pub const SESSION_PACKETS_PER_SECOND: u32 = 16_384;
+
 /// Time for which a datagram may still be on its way. A client that is started again on its
 /// old address under the old conversation number is kept off the sequence numbers of
 /// what was sent to it within that time.
@@ -205,6 +224,9 @@ pub const EVENTS_WAITING_MAX: usize = 65_536;
 /// Lateness of the loop from which on the server calls itself degraded: three frames at the
 /// usual rate.
 pub const DEGRADED_LATENESS: Duration = Duration::from_millis(100);
+
+/// Time for which no rooms are created after the loop was late: those that run come first.
+pub const NO_NEW_ROOMS_FOR: Duration = Duration::from_secs(1);
 
 /// Time for which the server stays degraded after it was late.
 pub const DEGRADED_FOR: Duration = Duration::from_secs(10);
@@ -309,6 +331,10 @@ const _: () = assert!(FRAME_SEGMENTS_IN_KCP_MAX < DROPPABLE_BACKLOG_MAX);
 const _: () = assert!(DROPPABLE_BACKLOG_MAX < BACKLOG_MAX);
 // A full window of frames must fit the send window.
 const _: () = assert!(FRAME_SEGMENTS_IN_KCP_MAX <= SEND_WINDOW as usize);
+// Every input that a frame takes may arrive in time.
+const _: () = assert!(
+    INPUTS_PER_SEAT_AND_FRAME_MAX * *HZ_RANGE.end() as usize <= SESSION_PACKETS_PER_SECOND as usize
+);
 // KCP raises a receive window under 128 to 128.
 const _: () = assert!(RECEIVE_WINDOW >= 128);
 // A frame has room for one input of each bound.

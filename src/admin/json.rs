@@ -218,6 +218,7 @@ fn engine(counters: &Counters) -> Value {
         "rooms_created": counters.rooms_created,
         "matches_started": counters.matches_started,
         "matches_over": counters.matches_over,
+        "rooms_failed": counters.rooms_failed,
         "epochs_renewed": counters.epochs_renewed,
         "probes": counters.probes,
         "sessions": counters.sessions,

@@ -388,7 +388,7 @@ impl Answer {
     fn refused(error: &CreateError) -> Answer {
         match error {
             CreateError::Exists { .. } => Answer::error(409, Some("room"), &error.to_string()),
-            CreateError::Full { .. } | CreateError::Stopping => {
+            CreateError::Full { .. } | CreateError::Late | CreateError::Stopping => {
                 Answer::error(503, None, &error.to_string())
             }
             CreateError::Invalid { field, reason } => Answer::error(400, Some(field), reason),

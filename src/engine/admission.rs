@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 use siphasher::sip::SipHasher13;
 
 use super::drops::{Disconnect, Drop};
+use super::guests::{Guest, Range};
 use super::id::Conv;
 use super::server::Server;
-use super::session::{Rival, Session, SessionKey};
+use super::session::{Place, Rival, Session, SessionKey};
 use super::time::Time;
 use super::wire::message::{may_begin_connect, may_begin_conversation};
 use super::wire::segment::{Cmd, Datagram, distance};
-use crate::limits::UPLINK_BODY_MAX;
+use crate::limits::{SEATLESS_PER_RANGE_MAX, UPLINK_BODY_MAX};
 
 impl Server {
     /// The session that a datagram belongs to, perhaps a new one.
@@ -44,19 +45,62 @@ impl Server {
         datagram: &Datagram<'_>,
     ) -> Result<SessionKey, Drop> {
         let first = datagram.first();
-        let opening = strangers_first(datagram)
-            .map(|data| self.hash(data))
-            .ok_or(Drop::Stranger)?;
-        if self.by_addr.len() >= self.config.max_sessions {
-            return Err(Drop::SessionsFull);
-        }
+        let data = strangers_first(datagram).ok_or(Drop::Stranger)?;
+        let opening = self.hash(data);
+        self.make_space(now, from)?;
         let clock_base = self.draw_clock()?;
         let sink = self.sink.to(from);
         let mut session = Session::new(now, from, Conv(first.conv), clock_base, sink);
         session.opening = opening;
+        if datagram.segments().any(|segment| segment.una > 0) {
+            session.concede(STRANGERS_UNA_MAX);
+        }
         let key = self.sessions.insert(session);
         self.by_addr.insert(from, key);
+        self.enter_guests(key);
         Ok(key)
+    }
+
+    /// Sees to it that one more session from this address is within the bounds: the oldest
+    /// without a seat makes way. So a flood displaces itself, and whoever is there for longer
+    /// than a round trip gets in between; had it our answer already, it begins anew.
+    ///
+    /// # Errors
+    /// [`Drop::SessionsFull`] if everybody holds a seat.
+    fn make_space(&mut self, now: Time, from: SocketAddr) -> Result<(), Drop> {
+        let range = Range::of(from);
+        if self.guests.count(range) >= SEATLESS_PER_RANGE_MAX {
+            let oldest = self.guests.oldest_of(range).expect("there are many");
+            self.dismiss(now, oldest);
+        }
+        if self.by_addr.len() >= self.config.max_sessions {
+            let oldest = self.guests.oldest().ok_or(Drop::SessionsFull)?;
+            self.dismiss(now, oldest);
+        }
+        Ok(())
+    }
+
+    /// Ends the session of a guest, and the candidate for its place.
+    fn dismiss(&mut self, now: Time, guest: Guest) {
+        if let Rival::Contested { by, .. } = self.sessions[guest.session].rival {
+            self.end(now, by, Disconnect::Crowded);
+        }
+        self.end(now, guest.session, Disconnect::Crowded);
+    }
+
+    /// Counts a session among the guests, unless it holds a seat or is counted.
+    pub(super) fn enter_guests(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key];
+        if session.guest.is_none() && !matches!(session.place, Place::Holds(..)) {
+            session.guest = Some(self.guests.enter(key, session.addr));
+        }
+    }
+
+    /// The session holds a seat now, or ends.
+    pub(super) fn leave_guests(&mut self, key: SessionKey) {
+        if let Some(id) = self.sessions[key].guest.take() {
+            self.guests.leave(id);
+        }
     }
 
     fn hash(&self, data: &[u8]) -> u64 {
@@ -202,16 +246,25 @@ impl Server {
             let addr = self.sessions[of].addr;
             self.end(now, of, Disconnect::Restarted);
             self.by_addr.insert(addr, key);
+            self.enter_guests(key);
         }
     }
 }
 
-/// The first data of a conversation with somebody unknown: who was sent nothing has nothing
-/// to acknowledge.
+/// How many of our segments somebody unknown may have: the answer to its Connect, if its session
+/// made way or ran out of time before the proof. It repeats its Connect then, which was never
+/// acknowledged, and needs no answer more, but to prove where it is.
+const STRANGERS_UNA_MAX: u32 = 1;
+
+/// The first data of a conversation with somebody unknown, who has next to nothing to
+/// acknowledge.
 fn strangers_first<'a>(datagram: &'a Datagram<'_>) -> Option<&'a [u8]> {
     let acknowledges = datagram.segments().any(|segment| segment.cmd == Cmd::Ack);
-    first_data(datagram, 0)
-        .filter(|data| !acknowledges && may_begin_conversation(data, UPLINK_BODY_MAX))
+    let may_begin = |data: &&[u8]| match first_data(datagram, 0) {
+        Some(_) => may_begin_conversation(data, UPLINK_BODY_MAX),
+        None => may_begin_connect(data, UPLINK_BODY_MAX),
+    };
+    first_data(datagram, STRANGERS_UNA_MAX).filter(|data| !acknowledges && may_begin(data))
 }
 
 /// The first data of a conversation, if a datagram can be its first: its first PUSH has the

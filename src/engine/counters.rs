@@ -34,6 +34,8 @@ pub struct Counters {
     pub matches_started: u64,
     /// Matches that ended.
     pub matches_over: u64,
+    /// Rooms that ended of a panic: bugs of ours.
+    pub rooms_failed: u64,
     /// Times that a room was so late that it took a new epoch.
     pub epochs_renewed: u64,
     /// Probes sent to quiet peers.
@@ -64,6 +66,7 @@ impl Default for Counters {
             rooms_created: 0,
             matches_started: 0,
             matches_over: 0,
+            rooms_failed: 0,
             epochs_renewed: 0,
             probes: 0,
             sessions: 0,

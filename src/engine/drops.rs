@@ -44,8 +44,14 @@ reasons! {
         EchoedTime = "echoed_time",
         /// A copy of a first datagram that was acknowledged long ago.
         LateFirst = "late_first",
-        /// The beginning of a conversation while the server is full.
+        /// The beginning of a conversation while every session there may be holds a seat.
         SessionsFull = "sessions_full",
+        /// More datagrams of a session than a second has room for.
+        TooManyDatagrams = "too_many_datagrams",
+        /// More bytes of a session than a second has room for.
+        TooManyBytes = "too_many_bytes",
+        /// More packets of a session than a second has room for.
+        TooManyPackets = "too_many_packets",
         /// The beginning of a conversation while the server stops.
         Stopping = "stopping",
         /// A message id that does not exist or only the server may send.
@@ -76,6 +82,12 @@ reasons! {
         Stalled = "stalled",
         /// It asks without acknowledging: too much waits for it.
         Backlog = "backlog",
+        /// It took no seat in its time.
+        NoSeatTaken = "no_seat_taken",
+        /// It held no seat, and made way for one that came later.
+        Crowded = "crowded",
+        /// A panic while its datagrams were read or written: a bug of ours.
+        Failed = "failed",
         /// A packet whose body is over 1024 bytes.
         PacketTooLarge = "packet_too_large",
         /// A KCP message over the bound.

@@ -45,6 +45,22 @@ pub enum Event {
         /// How late it was.
         lateness: Duration,
     },
+    /// A panic in a room, a bug of ours: its match is over.
+    RoomFailed {
+        /// Its number.
+        room: RoomId,
+        /// Its match.
+        match_id: MatchId,
+        /// What the panic said.
+        text: String,
+    },
+    /// A panic while a session's datagrams were read or written, a bug of ours: it ends.
+    SessionFailed {
+        /// From where.
+        addr: SocketAddr,
+        /// What the panic said.
+        text: String,
+    },
     /// A Connect was refused.
     Refused {
         /// From where.

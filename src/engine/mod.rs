@@ -24,6 +24,9 @@ pub mod wire;
 
 mod admission;
 mod broadcast;
+mod budget;
+mod contain;
+mod guests;
 mod hash;
 mod router;
 mod seat;

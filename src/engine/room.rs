@@ -127,6 +127,15 @@ impl Room {
         }
     }
 
+    /// What takes the place of a room that a panic has left half-way: the same match with
+    /// nobody in it and no frame.
+    pub fn emptied(&self, now: Now) -> Room {
+        Room {
+            created_unix: self.created_unix,
+            ..Room::new(now, self.rules.clone())
+        }
+    }
+
     // --- Getters --------------------------------------------------------------------------
 
     /// Its number.

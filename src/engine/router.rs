@@ -1,14 +1,16 @@
 //! The way of a message from a session to its room, and of what the room wants done back to
 //! sessions. The part of [`Server`] that knows both sides; it has no public face.
 
+use super::contain::contain;
 use super::drops::{Disconnect, Drop};
 use super::event::Event;
 use super::id::{PlayerId, RoomId, Seat};
 use super::outbox::{Effect, Outbox};
 use super::room::{Now, Room};
 use super::server::Server;
-use super::session::{Place, RoomKey, SessionKey};
+use super::session::{Place, RoomKey, Session, SessionKey};
 use super::time::Time;
+use super::view::OverReason;
 use super::wire::message::{ConnectCode, Downlink, Uplink};
 use super::wire::packet::{Packet, PacketReader};
 use crate::limits::{DROPPABLE_BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX};
@@ -51,7 +53,7 @@ impl Server {
             if !self.sessions[key].may_be_read() {
                 return Ok(());
             }
-            match self.sessions[key].recv(buffer)? {
+            match self.with_link(key, |session| session.recv(buffer))?? {
                 Some(len) => reader.push(&buffer[..len]),
                 None => return Ok(()),
             }
@@ -60,7 +62,9 @@ impl Server {
 
     fn handle_packet(&mut self, now: Time, key: SessionKey, packet: Packet<'_>) {
         self.counters.packets_in += 1;
-        let handled = Uplink::decode(packet).and_then(|message| match message {
+        let affordable = self.sessions[key].budget.packet(now);
+        let decoded = affordable.and_then(|()| Uplink::decode(packet));
+        let handled = decoded.and_then(|message| match message {
             Uplink::Connect { player, room, .. } => {
                 self.connect(now, key, player, room);
                 Ok(())
@@ -74,9 +78,11 @@ impl Server {
                 let Place::Holds(room, seat) = self.sessions[key].place else {
                     return Err(Drop::NoSeat);
                 };
-                self.in_room(now, room, |room, now, out| {
+                let handled = self.in_room(now, room, |room, now, out| {
                     room.handle_message(now, seat, &message, out)
-                })
+                });
+                // A room that failed has had its word.
+                handled.unwrap_or(Ok(()))
             }
         });
         if let Err(reason) = handled {
@@ -153,6 +159,7 @@ impl Server {
     /// Unity client's Close handler stops whichever client is current.
     fn take_seat(&mut self, now: Time, key: SessionKey, room: RoomKey, seat: Seat) {
         self.sessions[key].place = Place::Holds(room, seat);
+        self.leave_guests(key);
         let before = self.rooms[room].sessions[seat.index()].replace(key);
         if let Some(before) = before.filter(|before| *before != key) {
             let restarted = self.sessions[key].rival.is_candidate_of(before);
@@ -190,23 +197,61 @@ impl Server {
 
     // --- From a room ----------------------------------------------------------------------
 
-    /// Calls a room, carries out what it wants done, and sets its timer anew.
+    /// Calls a room, carries out what it wants done, and sets its timer anew. `None` if the
+    /// room failed: a panic was contained, and the match is over.
     pub(super) fn in_room<T>(
         &mut self,
         now: Time,
         key: RoomKey,
         call: impl FnOnce(&mut Room, Now, &mut Outbox) -> T,
-    ) -> T {
+    ) -> Option<T> {
         let mut out = std::mem::take(&mut self.scratch.outbox);
         let moment = self.now(now);
-        let result = call(&mut self.rooms[key].room, moment, &mut out);
-        for effect in out.effects() {
-            self.carry_out(now, key, effect, &out);
+        let room = &mut self.rooms[key].room;
+        let result = contain(self.contains_panics, || call(room, moment, &mut out));
+        if result.is_ok() {
+            for effect in out.effects() {
+                self.carry_out(now, key, effect, &out);
+            }
         }
         out.clear();
         self.scratch.outbox = out;
-        self.arm_room(key);
-        result
+        match result {
+            Ok(result) => {
+                self.arm_room(key);
+                Some(result)
+            }
+            Err(text) => {
+                self.fail_room(now, key, text);
+                None
+            }
+        }
+    }
+
+    /// Ends the match of a room in which something panicked. What the room held cannot be
+    /// trusted; an empty one of the same match takes its place and is over, so that its
+    /// clients get Close and everything else goes its usual way.
+    fn fail_room(&mut self, now: Time, key: RoomKey, text: String) {
+        let emptied = self.rooms[key].room.emptied(self.now(now));
+        let slot = &mut self.rooms[key];
+        self.rooms_over -= usize::from(slot.room.is_over());
+        slot.room = emptied;
+        let held: Vec<Seat> = (0..slot.sessions.len())
+            .filter(|index| slot.sessions[*index].is_some())
+            .map(Seat::from_index)
+            .collect();
+        self.counters.rooms_failed += 1;
+        self.tell(Event::RoomFailed {
+            room: self.rooms[key].room.id(),
+            match_id: self.rooms[key].room.match_id(),
+            text,
+        });
+        self.in_room(now, key, |room, now, out| {
+            for seat in held {
+                room.take_seat(now, seat, out);
+            }
+            room.end(now, OverReason::Failed, out);
+        });
     }
 
     fn carry_out(&mut self, now: Time, key: RoomKey, effect: &Effect, out: &Outbox) {
@@ -272,22 +317,44 @@ impl Server {
     /// stays behind the seat's cursor.
     pub(super) fn pump(&mut self, now: Time, key: SessionKey) {
         let session = &mut self.sessions[key];
-        let Place::Holds(room, seat) = session.place else {
+        let Place::Holds(room_key, seat) = session.place else {
             return;
         };
-        let room = &mut self.rooms[room].room;
+        let room = &mut self.rooms[room_key].room;
         if !session.takes_frames(now) {
             return;
         }
-        while session.link().backlog() < FRAME_SEGMENTS_IN_KCP_MAX
-            && room.next_packet(seat, |packet| session.send(now, packet))
-        {}
-        if room.take_close(seat) {
-            self.say(now, key, &Downlink::Close);
+        let pumped = contain(self.contains_panics, || {
+            while session.link().backlog() < FRAME_SEGMENTS_IN_KCP_MAX
+                && room.next_packet(seat, |packet| session.send(now, packet))
+            {}
+            room.take_close(seat)
+        });
+        match pumped {
+            Ok(true) => self.say(now, key, &Downlink::Close),
+            Ok(false) => {}
+            Err(text) => self.fail_room(now, room_key, text),
         }
     }
 
     // --- To a session ---------------------------------------------------------------------
+
+    /// Does with a session's link what bytes from outside steer.
+    ///
+    /// # Errors
+    /// [`Disconnect::Failed`] if it panicked: the session must end.
+    pub(super) fn with_link<T>(
+        &mut self,
+        key: SessionKey,
+        call: impl FnOnce(&mut Session) -> T,
+    ) -> Result<T, Disconnect> {
+        let session = &mut self.sessions[key];
+        let addr = session.addr;
+        contain(self.contains_panics, || call(session)).map_err(|text| {
+            self.tell(Event::SessionFailed { addr, text });
+            Disconnect::Failed
+        })
+    }
 
     /// Says something that must arrive.
     pub(super) fn say(&mut self, now: Time, key: SessionKey, message: &Downlink<'_>) {
@@ -304,5 +371,175 @@ impl Server {
         }
         self.say(now, key, message);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::{Client, ClientConfig, ClientEvent};
+    use crate::engine::config::{Config, Secrets};
+    use crate::engine::transmit::Transmits;
+    use crate::engine::view::{Phase, RoomSpec};
+
+    /// A server that contains panics, and one player in each of two rooms.
+    struct Rig {
+        server: Server,
+        now: Time,
+        clients: Vec<(SocketAddr, Client)>,
+    }
+
+    impl Rig {
+        fn playing() -> Rig {
+            let secrets = Secrets {
+                hash_key: (1, 2),
+                clock_key: (3, 4),
+                first_match: 100,
+            };
+            let now = Time::ZERO;
+            let mut rig = Rig {
+                server: Server::new(Config::default(), secrets, 0),
+                now,
+                clients: Vec::new(),
+            };
+            rig.server.contain_panics();
+            for number in [1, 2] {
+                let spec = RoomSpec {
+                    room: RoomId(number),
+                    members: vec![PlayerId(number)],
+                    seed: 1,
+                    hz: None,
+                    broadcast_every: None,
+                    max_frames: None,
+                };
+                rig.server.create_room(now, spec).unwrap();
+                let config = ClientConfig::new(PlayerId(number), RoomId(number));
+                let mut client = Client::new(now, config);
+                client.join();
+                client.ready();
+                let port = 1000 + u16::try_from(number).unwrap();
+                rig.clients
+                    .push((SocketAddr::from(([127, 0, 0, 1], port)), client));
+            }
+            rig.run(500);
+            for room in [1, 2] {
+                assert_eq!(rig.phase(room), Some(Phase::Playing));
+            }
+            rig
+        }
+
+        fn phase(&self, room: u64) -> Option<Phase> {
+            self.server.room(RoomId(room)).map(|view| view.phase)
+        }
+
+        fn key(&self, room: u64) -> RoomKey {
+            self.server.by_room[&RoomId(room)]
+        }
+
+        fn run(&mut self, ms: u64) {
+            for _ in 0..ms {
+                self.now = self.now + Duration::from_millis(1);
+                let (now, mut batch) = (self.now, Transmits::default());
+                self.server.handle_timeout(now);
+                for (addr, client) in &mut self.clients {
+                    client.handle_timeout(now);
+                    client.poll_transmit(now, &mut batch);
+                    for (_, datagram) in batch.iter() {
+                        self.server
+                            .handle_datagram(now, *addr, &mut datagram.to_vec());
+                    }
+                    batch.clear();
+                }
+                self.server.poll_transmit(now, &mut batch);
+                for (to, datagram) in batch.iter() {
+                    let mut at = self.clients.iter_mut().filter(|(addr, _)| *addr == to);
+                    let (_, client) = at.next().expect("nobody else was heard of");
+                    client.handle_datagram(now, &mut datagram.to_vec());
+                }
+            }
+        }
+
+        /// The frames a client has got, and whether it was told Close.
+        fn heard(&mut self, index: usize) -> (Vec<u32>, bool) {
+            let (mut frames, mut closed) = (Vec::new(), false);
+            while let Some(event) = self.clients[index].1.poll_event() {
+                match event {
+                    ClientEvent::Frame(frame) => frames.push(frame.id),
+                    ClientEvent::Closed => closed = true,
+                    _ => {}
+                }
+            }
+            (frames, closed)
+        }
+
+        /// What has failed, by what it said.
+        fn failures(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.server.poll_event())
+                .filter_map(|event| match event {
+                    Event::RoomFailed { text, .. } | Event::SessionFailed { text, .. } => {
+                        Some(text)
+                    }
+                    _ => None,
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_room_closes_it_and_no_other() {
+        let mut rig = Rig::playing();
+        let (key, now) = (rig.key(1), rig.now);
+        let done = rig
+            .server
+            .in_room(now, key, |_, _, _| -> () { panic!("frame 9 of 8") });
+        assert_eq!(done, None);
+        rig.server.assert_invariants();
+        rig.run(1000);
+        assert_eq!(rig.failures(), ["frame 9 of 8"]);
+        assert_eq!(rig.phase(1), Some(Phase::Over(OverReason::Failed)));
+        assert!(rig.heard(0).1, "its player was told Close");
+        let (frames, closed) = rig.heard(1);
+        assert!(frames.len() > 40 && !closed, "the other room plays on");
+        let ids: Vec<u32> = (0..).take(frames.len()).collect();
+        assert_eq!(frames, ids, "and nothing is missing");
+        // It goes as every room that is over, and its number is free again.
+        rig.run(3000);
+        assert_eq!(rig.phase(1), None);
+        let counters = rig.server.counters();
+        assert_eq!((counters.rooms_failed, counters.rooms), (1, 1));
+        assert_eq!(counters.disconnects(Disconnect::RoomGone), 1);
+        rig.server.assert_invariants();
+    }
+
+    #[test]
+    fn a_panic_in_a_room_that_is_over_is_counted_over_once() {
+        let mut rig = Rig::playing();
+        let (key, now) = (rig.key(1), rig.now);
+        rig.server.close_room(now, RoomId(1));
+        rig.server
+            .in_room(now, key, |_, _, _| -> () { panic!("late") });
+        rig.server.assert_invariants();
+        rig.run(4000);
+        assert_eq!(rig.server.counters().rooms, 1);
+        rig.server.assert_invariants();
+    }
+
+    #[test]
+    fn a_panic_while_a_session_is_read_ends_that_session_alone() {
+        let mut rig = Rig::playing();
+        let (now, addr) = (rig.now, rig.clients[0].0);
+        let key = rig.server.by_addr[&addr];
+        let failed = rig.server.with_link(key, |_| -> () { panic!("window") });
+        assert_eq!(failed, Err(Disconnect::Failed));
+        rig.server.end(now, key, Disconnect::Failed);
+        rig.server.assert_invariants();
+        rig.run(500);
+        assert_eq!(rig.failures(), ["window"]);
+        assert_eq!(rig.phase(1), Some(Phase::Playing), "its player may return");
+        let (frames, closed) = rig.heard(1);
+        assert!(frames.len() > 25 && !closed);
     }
 }

@@ -25,6 +25,7 @@ use super::config::{Config, Secrets};
 use super::counters::Counters;
 use super::drops::{Disconnect, Drop};
 use super::event::Event;
+use super::guests::Guests;
 use super::hash::KeyedHash;
 use super::id::{MatchId, PlayerId, RoomId, Seat};
 use super::outbox::Outbox;
@@ -68,6 +69,9 @@ pub struct Server {
     wall_us: i64,
     pub(super) sessions: Slab<Session>,
     pub(super) by_addr: HashMap<SocketAddr, SessionKey, KeyedHash>,
+    /// Which of them hold no seat, candidates left out: those add at most one to each of the
+    /// others.
+    pub(super) guests: Guests,
     pub(super) rooms: Slab<RoomSlot>,
     pub(super) by_room: HashMap<RoomId, RoomKey, KeyedHash>,
     /// How many of the rooms are over.
@@ -83,6 +87,7 @@ pub struct Server {
     pub(super) events: VecDeque<Event>,
     pub(super) counters: Counters,
     pub(super) stopping: bool,
+    pub(super) contains_panics: bool,
     pub(super) scratch: Scratch,
 }
 
@@ -109,6 +114,7 @@ impl Server {
             wall_us: unix_us,
             sessions: Slab::new(),
             by_addr: HashMap::with_hasher(hash),
+            guests: Guests::new(hash),
             rooms: Slab::new(),
             by_room: HashMap::with_hasher(hash),
             rooms_over: 0,
@@ -120,6 +126,7 @@ impl Server {
             events: VecDeque::new(),
             counters: Counters::default(),
             stopping: false,
+            contains_panics: false,
             scratch: Scratch {
                 message: vec![0; UPLINK_MESSAGE_MAX],
                 packet: Vec::new(),
@@ -213,6 +220,12 @@ impl Server {
     }
 
     // --- Commands -------------------------------------------------------------------------
+
+    /// From now on a panic ends the room or the session that ran into it, is told as an
+    /// [`Event`], and leaves everything else alone. Without this it goes on to the caller.
+    pub fn contain_panics(&mut self) {
+        self.contains_panics = true;
+    }
 
     /// Tells what the wall shows now, in Unix microseconds: it may have been set anew.
     pub fn set_wall(&mut self, now: Time, unix_us: i64) {
@@ -344,7 +357,15 @@ impl Server {
         let key = self.session_of(now, from, &datagram)?;
         // Also one whose datagram is dropped needs its timer, if it is new.
         self.mark_dirty(key);
-        let news = self.sessions[key].input(now, &mut datagram)?;
+        let bytes = datagram.bytes().len();
+        self.sessions[key].budget.datagram(now, bytes)?;
+        let news = match self.with_link(key, |session| session.input(now, &mut datagram)) {
+            Ok(news) => news?,
+            Err(failed) => {
+                self.end(now, key, failed);
+                return Ok(());
+            }
+        };
         if news.proved {
             self.proved(now, key);
         }
@@ -502,9 +523,14 @@ impl Server {
             return self.end(now, key, reason);
         }
         let owed = self.is_owed(key);
-        let probed = self.sessions[key].flush(now, self.config.idle_timeout, owed);
-        self.counters.probes += u64::from(probed);
-        self.arm_session(now, key);
+        let idle_timeout = self.config.idle_timeout;
+        match self.with_link(key, |session| session.flush(now, idle_timeout, owed)) {
+            Ok(probed) => {
+                self.counters.probes += u64::from(probed);
+                self.arm_session(now, key);
+            }
+            Err(failed) => self.end(now, key, failed),
+        }
     }
 
     /// The next thing that happened.
@@ -523,6 +549,7 @@ impl Server {
 
     /// Ends a session without a word: a word would reach whoever is at the address now.
     pub(super) fn end(&mut self, now: Time, key: SessionKey, reason: Disconnect) {
+        self.leave_guests(key);
         let session = self.sessions.remove(key);
         self.counters.disconnect(reason);
         match session.rival {
@@ -540,6 +567,7 @@ impl Server {
                 // The candidate is all that is left at the address.
                 self.sessions[by].rival = Rival::None;
                 self.by_addr.insert(session.addr, by);
+                self.enter_guests(by);
                 self.mark_dirty(by);
             }
         }
@@ -595,6 +623,14 @@ impl Server {
                 "a session sleeps for good"
             );
         }
+        let guests = self.sessions.iter().filter(|(key, session)| {
+            let candidate = matches!(session.rival, Rival::Candidate { .. });
+            let counted = !candidate && !matches!(session.place, Place::Holds(..));
+            let guest = session.guest.and_then(|id| self.guests.get(id));
+            assert_eq!(guest.map(|guest| guest.session), counted.then_some(*key));
+            counted
+        });
+        assert_eq!(guests.count(), self.guests.len());
         let over = self.rooms.iter().filter(|(_, slot)| slot.room.is_over());
         assert_eq!(over.count(), self.rooms_over);
         let candidates = self

@@ -16,7 +16,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::budget::Budget;
 use super::drops::{Disconnect, Drop};
+use super::guests::GuestId;
 use super::id::{Conv, PlayerId, RoomId, Seat};
 use super::link::{Link, Valve};
 use super::time::Time;
@@ -25,7 +27,7 @@ use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
     BACKLOG_MAX, OFFLINE_AFTER, PAST_LIFE, PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW,
-    QUIET_AFTER, REPEAT_FIRST_EVERY, UNPROVED_SILENCE_MAX,
+    QUIET_AFTER, REPEAT_FIRST_EVERY, SEATLESS_LIFE, UNPROVED_SILENCE_MAX,
 };
 
 /// The slab key of a session.
@@ -88,9 +90,14 @@ pub(super) struct Session {
     pub(super) addr: SocketAddr,
     pub(super) place: Place,
     pub(super) rival: Rival,
+    /// Its number among the guests: it holds no seat, and is no candidate.
+    pub(super) guest: Option<GuestId>,
+    /// What it may still cost.
+    pub(super) budget: Budget,
     /// Its packets; taken out while they are read.
     pub(super) reader: PacketReader,
     link: Link,
+    opened_at: Time,
     /// The last sign of life.
     heard_at: Time,
     /// The last time that something was acknowledged, or that nothing was outstanding.
@@ -145,8 +152,11 @@ impl Session {
             addr,
             place: Place::None,
             rival: Rival::None,
+            guest: None,
+            budget: Budget::new(now),
             reader: PacketReader::default(),
             link,
+            opened_at: now,
             heard_at: now,
             progress_at: now,
             probed_at: None,
@@ -229,12 +239,22 @@ impl Session {
             Disconnect::Stalled
         } else if self.link.backlog() > self.backlog_max {
             Disconnect::Backlog
+        } else if self.seat_by().is_some_and(|by| by <= now) {
+            Disconnect::NoSeatTaken
         } else {
             return None;
         };
         match self.rival {
             Rival::Candidate { .. } => Some(Disconnect::CandidateLost),
             Rival::None | Rival::Contested { .. } => Some(reason),
+        }
+    }
+
+    /// When it must hold a seat, unless it does.
+    fn seat_by(&self) -> Option<Time> {
+        match self.place {
+            Place::Holds(..) => None,
+            Place::None | Place::Claims(..) => Some(self.opened_at + SEATLESS_LIFE),
         }
     }
 
@@ -246,6 +266,7 @@ impl Session {
         if self.link.backlog() > 0 {
             sooner(self.progress_at + idle_timeout);
         }
+        self.seat_by().into_iter().for_each(&mut sooner);
         if self.early.is_some() {
             sooner(self.heard_at + PAST_LIFE);
         }

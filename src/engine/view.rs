@@ -41,6 +41,9 @@ pub enum CreateError {
         /// The bound.
         max: usize,
     },
+    /// The loop is late: the matches that run come first.
+    #[error("the server is overloaded and takes no new rooms now; try again in a second")]
+    Late,
     /// The server stops.
     #[error("the server stops and takes no new rooms")]
     Stopping,
@@ -80,6 +83,8 @@ pub enum OverReason {
     Closed,
     /// The server stops.
     Stopping,
+    /// A panic in it: a bug of ours.
+    Failed,
 }
 
 impl OverReason {
@@ -92,6 +97,7 @@ impl OverReason {
             OverReason::Abandoned => "abandoned",
             OverReason::Closed => "closed",
             OverReason::Stopping => "stopping",
+            OverReason::Failed => "failed",
         }
     }
 }

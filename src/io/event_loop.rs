@@ -15,6 +15,7 @@ use crate::engine::event::Event;
 use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::transmit::Transmits;
+use crate::engine::view::CreateError;
 use crate::io::control::{self, Control, Handle, Mailbox};
 use crate::io::metrics::{Health, ShellCounters, Stats};
 use crate::io::signals::Signals;
@@ -89,12 +90,14 @@ impl EventLoop {
             // If the loop is gone the asker finds out by itself.
             let _ = waker.wake();
         });
+        let mut server = Server::new(config, secrets, wall_us());
+        server.contain_panics();
         let event_loop = EventLoop {
             poll,
             udp,
             signals,
             mailbox,
-            server: Server::new(config, secrets, wall_us()),
+            server,
             clock: Clock {
                 origin: Instant::now(),
                 wall_due: Time::ZERO,
@@ -221,6 +224,9 @@ impl EventLoop {
             };
             self.counters.commands += 1;
             match control {
+                Control::Create(_, answer) if self.health.refuses_rooms(now) => {
+                    answer.give(Err(CreateError::Late));
+                }
                 Control::Create(spec, answer) => answer.give(self.server.create_room(now, spec)),
                 Control::Close(room, answer) => answer.give(self.server.close_room(now, room)),
                 Control::Room(room, answer) => answer.give(self.server.room(room)),
@@ -284,6 +290,17 @@ impl EventLoop {
                 Event::EpochRenewed { room, lateness } => log::warn!(
                     "room {room}: {} ms late, its clock begins anew",
                     lateness.as_millis()
+                ),
+                Event::RoomFailed {
+                    room,
+                    match_id,
+                    text,
+                } => log::error!(
+                    "room {room}: match {match_id} closed after a bug in this server: {text}; \
+                     please report it"
+                ),
+                Event::SessionFailed { addr, text } => log::error!(
+                    "{addr}: session ended after a bug in this server: {text}; please report it"
                 ),
                 Event::Refused {
                     addr,

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::engine::counters::Counters;
 use crate::engine::time::Time;
-use crate::limits::{DEGRADED_FOR, DEGRADED_LATENESS};
+use crate::limits::{DEGRADED_FOR, DEGRADED_LATENESS, NO_NEW_ROOMS_FOR};
 
 /// Largest lateness of the loop that is told apart from larger ones, in us.
 const LATENESS_US_MAX: u64 = 60_000_000;
@@ -57,11 +57,16 @@ impl Default for ShellCounters {
 pub struct Health {
     /// The worst lateness that counts, and when it was.
     worst: Option<(Duration, Time)>,
+    /// When it was late last.
+    late_at: Option<Time>,
 }
 
 impl Health {
     /// Takes note of how late the loop was.
     pub fn note(&mut self, now: Time, lateness: Duration) {
+        if lateness >= DEGRADED_LATENESS {
+            self.late_at = Some(now);
+        }
         let worst = self.worst_at(now).unwrap_or_default();
         if lateness >= DEGRADED_LATENESS && lateness >= worst {
             self.worst = Some((lateness, now));
@@ -77,6 +82,12 @@ impl Health {
         })
     }
 
+    /// Whether the loop was late a moment ago: the matches that run come before new ones.
+    pub fn refuses_rooms(&self, now: Time) -> bool {
+        self.late_at
+            .is_some_and(|at| now.since(at) < NO_NEW_ROOMS_FOR)
+    }
+
     fn worst_at(&self, now: Time) -> Option<Duration> {
         self.worst
             .filter(|(_, at)| now.since(*at) <= DEGRADED_FOR)
@@ -87,6 +98,19 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_late_loop_refuses_rooms_for_a_moment() {
+        let mut health = Health::default();
+        let at = Time::from_millis(1000);
+        health.note(at, DEGRADED_LATENESS - Duration::from_micros(1));
+        assert!(!health.refuses_rooms(at));
+        health.note(at, Duration::from_secs(3));
+        let again = at + NO_NEW_ROOMS_FOR / 2;
+        health.note(again, DEGRADED_LATENESS);
+        assert!(health.refuses_rooms(at + NO_NEW_ROOMS_FOR));
+        assert!(!health.refuses_rooms(again + NO_NEW_ROOMS_FOR));
+    }
 
     #[test]
     fn lateness_degrades_for_a_while_and_no_longer() {

@@ -591,6 +591,9 @@ impl World {
                     self.players[player].seated = Some((device, now));
                     self.oracle.seated(self.devices[device].conn);
                 }
+                Event::RoomFailed { .. } | Event::SessionFailed { .. } => {
+                    unreachable!("the simulator lets panics through");
+                }
                 Event::RoomCreated { .. } | Event::Refused { .. } => {}
             }
         }

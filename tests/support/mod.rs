@@ -73,6 +73,8 @@ pub(crate) struct World {
     sent: u64,
     /// The way of a datagram, one way.
     pub(crate) delay: Duration,
+    /// How often each datagram of a peer arrives.
+    pub(crate) copies: usize,
 }
 
 pub(crate) fn secrets() -> Secrets {
@@ -111,6 +113,7 @@ impl World {
             on_the_way: BTreeMap::new(),
             sent: 0,
             delay: Duration::from_millis(5),
+            copies: 1,
         }
     }
 
@@ -276,7 +279,9 @@ impl World {
         let (addr, lost) = (peer.addr, peer.cut_off || peer.mute);
         for bytes in peer.kcp.flush(self.now) {
             if !lost {
-                self.post(addr, None, bytes);
+                for _ in 0..self.copies {
+                    self.post(addr, None, bytes.clone());
+                }
             }
         }
     }

@@ -12,12 +12,28 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
 
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::Command;
 use lockstep_server::engine::wire::message::Uplink;
 use lockstep_server::sim::rng::Rng;
 use support::*;
+
+/// The seeds of a test: `usual`, or as many as `LOCKSTEP_HOSTILE_SEEDS` says.
+fn seeds(usual: u64) -> Range<u64> {
+    match std::env::var("LOCKSTEP_HOSTILE_SEEDS") {
+        Ok(text) => 0..text.parse().expect("LOCKSTEP_HOSTILE_SEEDS is a number"),
+        Err(_) => 0..usual,
+    }
+}
+
+/// Says what the datagrams have cost; to be looked at, not judged.
+fn report(what: &str, datagrams: u64, since: Instant) {
+    let each = since.elapsed().as_secs_f64() * 1e6 / datagrams as f64;
+    println!("{what}: {datagrams} datagrams, {each:.2} us each, all that is around them included");
+}
 
 /// A number under `end`.
 fn below(rng: &mut Rng, end: u64) -> u64 {
@@ -89,7 +105,8 @@ fn payload(rng: &mut Rng) -> Vec<u8> {
 
 #[test]
 fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
-    for seed in 0..20 {
+    let (began, mut thrown) = (Instant::now(), 0);
+    for seed in seeds(20) {
         let (mut world, peers) = World::started(&[101, 102]);
         let mut other = spec(&[1, 2, 3, 4]);
         other.room = RoomId(8);
@@ -101,6 +118,7 @@ fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
                 let from = SocketAddr::from(([127, 0, 0, 1], port));
                 let mut bytes = datagram(&mut rng, &[0, 1, 121_106]);
                 world.server.handle_datagram(world.now, from, &mut bytes);
+                thrown += 1;
             }
             world.press(peers[step % 2], i32::try_from(step).unwrap());
             world.run_ms(1 + below(&mut rng, 20));
@@ -117,12 +135,15 @@ fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
         let counters = world.server.counters();
         assert_eq!((counters.sessions, counters.rooms), (0, 0));
     }
+    report("hostile", thrown, began);
 }
 
 #[test]
 fn hostile_datagrams_from_a_players_own_address_do_not_panic() {
-    let mut heard = 0;
-    for seed in 0..20 {
+    let (began, mut heard, mut thrown) = (Instant::now(), 0, 0);
+    let seeds = seeds(20);
+    let expected = 150 * seeds.end;
+    for seed in seeds {
         let (mut world, peers) = World::started(&[1, 2]);
         let mut rng = Rng::new(1000 + seed);
         for _ in 0..300 {
@@ -130,11 +151,91 @@ fn hostile_datagrams_from_a_players_own_address_do_not_panic() {
             for _ in 0..10 {
                 let mut bytes = datagram(&mut rng, &[121_106, 121_106, 121_106, 3]);
                 world.server.handle_datagram(world.now, from, &mut bytes);
+                thrown += 1;
             }
             world.press(peers[1], 1);
             world.run_ms(1 + below(&mut rng, 30));
         }
         heard += world.server.counters().packets_in;
     }
-    assert!(heard > 3_000, "{heard} packets: too little of it is heard");
+    assert!(
+        heard > expected,
+        "{heard} packets: too little of it is heard"
+    );
+    report("from a player's address", thrown, began);
+}
+
+/// A copy of a real datagram with something changed in it.
+fn mutated(rng: &mut Rng, recorded: &[Vec<u8>]) -> Vec<u8> {
+    let any = |rng: &mut Rng| recorded[below(rng, recorded.len() as u64) as usize].clone();
+    let mut bytes = any(rng);
+    for _ in 0..=below(rng, 3) {
+        let at = below(rng, bytes.len() as u64) as usize;
+        match below(rng, 6) {
+            0 => bytes[at] ^= 1 << below(rng, 8),
+            1 => bytes[at] = rng.bits64() as u8,
+            2 => bytes.truncate(at + 1),
+            3 => bytes.extend(any(rng)),
+            4 => {
+                // A field of the first header, a little off: wnd, ts, sn, una or len.
+                let field = [6, 8, 12, 16, 20][below(rng, 5) as usize];
+                if let Some(byte) = bytes.get_mut(field) {
+                    *byte = byte.wrapping_add(below(rng, 9) as u8).wrapping_sub(4);
+                }
+            }
+            _ => {
+                let other = any(rng);
+                let cut = at.min(other.len());
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[cut..]);
+            }
+        }
+        if bytes.is_empty() {
+            return bytes;
+        }
+    }
+    bytes.truncate(2048);
+    bytes
+}
+
+#[test]
+fn mutated_datagrams_of_real_matches_neither_panic_nor_disturb_the_other_player() {
+    let (began, mut thrown, mut heard) = (Instant::now(), 0, 0);
+    for seed in seeds(20) {
+        // No change of a byte or two makes one player the other.
+        let players = [0x1122_3344_5566_7788, 0x7eed_ddcc_bbaa_9988];
+        let mut world = World::with_room(&players);
+        world.recorded = Some((0, Vec::new()));
+        let peers = world.start_all(&players);
+        assert_eq!(peers[0], 0);
+        let mut rng = Rng::new(7_000_000 + seed);
+        let before = world.server.counters().packets_in;
+        for step in 0..300 {
+            for _ in 0..10 {
+                let (_, recorded) = world.recorded.as_ref().unwrap();
+                let newest = recorded.len().saturating_sub(40);
+                let mut bytes = mutated(&mut rng, &recorded[newest..]);
+                let from = match below(&mut rng, 4) {
+                    0 => SocketAddr::from(([127, 0, 0, 9], 9)),
+                    _ => world.peers[peers[0]].addr,
+                };
+                world.server.handle_datagram(world.now, from, &mut bytes);
+                thrown += 1;
+            }
+            world.press(peers[0], step);
+            world.press(peers[1], step);
+            world.run_ms(1 + below(&mut rng, 30));
+        }
+        heard += world.server.counters().packets_in - before;
+        world.run_ms(500);
+        let frames = world.take_frames(peers[1]);
+        let own = presses(&frames)
+            .into_iter()
+            .filter(|press| press.1 == players[1]);
+        let xs: Vec<_> = own.map(|(_, _, x)| x).collect();
+        assert_eq!(xs, (0..300).collect::<Vec<_>>(), "seed {seed}");
+        assert!(frames.windows(2).all(|pair| pair[0].id < pair[1].id));
+    }
+    assert!(heard > 0 && thrown > 0);
+    report("mutated", thrown, began);
 }

@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) delay: Duration,
     /// How often each datagram of a peer arrives.
     pub(crate) copies: usize,
+    /// What this peer has sent is kept.
+    pub(crate) recorded: Option<(usize, Vec<Vec<u8>>)>,
 }
 
 pub(crate) fn secrets() -> Secrets {
@@ -114,6 +116,7 @@ impl World {
             sent: 0,
             delay: Duration::from_millis(5),
             copies: 1,
+            recorded: None,
         }
     }
 
@@ -274,10 +277,14 @@ impl World {
         }
     }
 
-    fn flush_peer(&mut self, peer: usize) {
-        let peer = &mut self.peers[peer];
+    fn flush_peer(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
         let (addr, lost) = (peer.addr, peer.cut_off || peer.mute);
         for bytes in peer.kcp.flush(self.now) {
+            match &mut self.recorded {
+                Some((of, recorded)) if *of == index => recorded.push(bytes.clone()),
+                _ => {}
+            }
             if !lost {
                 for _ in 0..self.copies {
                     self.post(addr, None, bytes.clone());

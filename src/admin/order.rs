@@ -60,8 +60,10 @@ pub struct BadField {
 impl BadField {
     /// The field `field` is wrong because of `reason`.
     pub fn new(field: &str, reason: impl Into<String>) -> BadField {
+        // "=1" in a query has no name, but its error needs one.
+        let name = if field.is_empty() { "(no name)" } else { field };
         BadField {
-            field: quote(field),
+            field: quote(name),
             reason: reason.into(),
         }
     }

@@ -181,6 +181,10 @@ pub const RECONNECT_GRACE_RANGE: RangeInclusive<Duration> =
 pub const IDLE_TIMEOUT_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
 
+/// Bytes of a secret that signs tickets: HS256 takes a key of at least the size of its hash
+/// (RFC 7518, 3.2).
+pub const TICKET_SECRET_BYTES_MIN: usize = 32;
+
 /// Rooms at once, as an upper bound of the setting: more digits than that are a slip.
 pub const ROOMS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
 

@@ -3,10 +3,7 @@
 //! Pure. Ids of 64 bits go out as strings of digits, because a number in JavaScript has 53;
 //! they come in as either. Counters are numbers: none reaches 2^53.
 
-use std::fmt;
-
 use hdrhistogram::Histogram;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -15,6 +12,7 @@ use super::order::{self, BadField, Bounds, Given, Order};
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
+use crate::fields::Fields;
 use crate::io::metrics::{ShellCounters, Stats};
 
 /// Reads the order of a room from a body.
@@ -35,33 +33,6 @@ pub fn parse(body: &[u8], bounds: Bounds) -> Result<Order, BadField> {
         given.push((name, value));
     }
     order::read("members", given, bounds)
-}
-
-/// The fields of an object as they stand: a map would hide one that comes twice.
-struct Fields(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
-        struct AsTheyStand;
-
-        impl<'de> Visitor<'de> for AsTheyStand {
-            type Value = Fields;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-
-        deserializer.deserialize_map(AsTheyStand)
-    }
 }
 
 fn take(name: &str, value: Value) -> Result<Given, BadField> {

@@ -22,6 +22,7 @@ use log::LevelFilter;
 use thiserror::Error;
 
 use crate::engine;
+use crate::engine::auth::Auth;
 use crate::limits;
 
 /// Everything that a user may set.
@@ -159,6 +160,7 @@ fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
             max_rooms: source.given(&MAX_ROOMS)?.count()?,
             max_sessions: source.given(&MAX_SESSIONS)?.count()?,
             max_players_per_room: source.given(&MAX_PLAYERS_PER_ROOM)?.count()?,
+            auth: Auth::Open,
         },
     })
 }
@@ -749,6 +751,7 @@ mod tests {
                 max_rooms: 10,
                 max_sessions: 11,
                 max_players_per_room: 12,
+                auth: Auth::Open,
             },
         };
         assert_eq!(

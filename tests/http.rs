@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lockstep_server::admin::{self, Admin, AdminConfig, Watch};
+use lockstep_server::engine::auth::RoomSecret;
 use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId};
 use lockstep_server::engine::view::{
@@ -286,6 +287,7 @@ fn turn(mailbox: &Mailbox, ring: &mpsc::Receiver<()>, stall: &AtomicBool, rooms:
             hz: none,
             broadcast_every: none,
             max_frames: none,
+            secret: RoomSecret::from_bytes([0; 16]),
         };
         model.rooms.insert(number, room(&spec, number));
     }

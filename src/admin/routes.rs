@@ -16,11 +16,12 @@
 //! browser sends for a page of another site get 403. Nothing that a user sends goes into a
 //! header.
 
-use std::fmt::Write as _;
+use base64ct::{Base64UrlUnpadded, Encoding};
 
 use super::desk::Desk;
 use super::order::{BadField, Order, id, quote};
 use super::{json, query};
+use crate::engine::auth::RoomSecret;
 use crate::engine::id::{MatchId, RoomId};
 use crate::engine::view::{CreateError, RoomView};
 use crate::io::control::Unavailable;
@@ -145,8 +146,8 @@ fn split(target: &str) -> (&str, &str) {
 }
 
 fn page() -> Answer {
-    let nonce = match random_hex() {
-        Ok(nonce) => nonce,
+    let nonce = match random() {
+        Ok(bytes) => Base64UrlUnpadded::encode_string(&bytes),
         Err(answer) => return answer,
     };
     let policy = format!(
@@ -220,13 +221,13 @@ fn create_as_json(
 }
 
 fn create(desk: &Desk, order: Order) -> Result<(RoomView, String), Answer> {
-    let secret = random_hex()?;
+    let secret = RoomSecret::from_bytes(random()?);
     let seed = getrandom::u32()
         .map_err(|_| Answer::no_randomness())?
         .cast_signed();
-    let spec = order.into_spec(seed);
+    let spec = order.into_spec(seed, secret);
     match desk.ask(|control| control.create(spec)) {
-        Ok(Ok(view)) => Ok((view, secret)),
+        Ok(Ok(view)) => Ok((view, secret.to_hex())),
         Ok(Err(error)) => Err(Answer::refused(&error)),
         Err(error) => Err(Answer::unavailable(error)),
     }
@@ -318,15 +319,11 @@ fn same_site(head: &Head<'_>) -> Result<(), Answer> {
     ))
 }
 
-/// 128 random bits in 32 hexadecimal digits.
-fn random_hex() -> Result<String, Answer> {
+/// 128 random bits.
+fn random() -> Result<[u8; 16], Answer> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| Answer::no_randomness())?;
-    let mut hex = String::with_capacity(32);
-    for byte in bytes {
-        write!(hex, "{byte:02x}").expect("a string takes everything");
-    }
-    Ok(hex)
+    Ok(bytes)
 }
 
 impl Answer {

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::drops::{Disconnect, Drop};
-use super::id::{Conv, PlayerId, RoomId, Seat};
+use super::id::{Conv, MatchId, Seat};
 use super::link::{Link, Valve};
 use super::time::Time;
 use super::transmit::Sink;
@@ -38,9 +38,9 @@ pub(super) type RoomKey = usize;
 pub(super) enum Place {
     /// Nowhere.
     None,
-    /// It was answered Ok to its Connect and gets this player's seat when it proves its
-    /// address, if the room still runs then.
-    Claims(PlayerId, RoomId),
+    /// It was answered Ok to its Connect and gets this seat when it proves its address, if
+    /// this match, and no other in its place, still runs then.
+    Claims(RoomKey, MatchId, Seat),
     /// It holds the seat.
     Holds(RoomKey, Seat),
 }

@@ -9,11 +9,22 @@ use serde_json::{Map, Value, json};
 
 use super::counters::HttpCounters;
 use super::order::{self, BadField, Bounds, Given, Order};
+use crate::engine::auth::RoomSecret;
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
 use crate::fields::Fields;
 use crate::io::metrics::{ShellCounters, Stats};
+
+/// A room that was just created. What lets its players in is told this once.
+pub struct Created {
+    /// The room.
+    pub view: RoomView,
+    /// Its secret.
+    pub secret: RoomSecret,
+    /// A ticket for each of its seats, or none.
+    pub tickets: Vec<String>,
+}
 
 /// Reads the order of a room from a body.
 ///
@@ -90,6 +101,8 @@ struct SeatJson {
     cursor: u32,
     rtt_ms: Option<f64>,
     result: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -108,9 +121,13 @@ pub fn room(view: &RoomView) -> Vec<u8> {
     bytes(&RoomJson::new(view, None))
 }
 
-/// A room that was just created, with the secret drawn for it.
-pub fn created(view: &RoomView, secret: &str) -> Vec<u8> {
-    bytes(&RoomJson::new(view, Some(secret.to_owned())))
+/// A room that was just created, with what lets its players in.
+pub fn created(created: Created) -> Vec<u8> {
+    let mut room = RoomJson::new(&created.view, Some(created.secret.to_hex()));
+    for (seat, ticket) in room.seats.iter_mut().zip(created.tickets) {
+        seat.ticket = Some(ticket);
+    }
+    bytes(&room)
 }
 
 /// A part of the list of rooms.
@@ -248,6 +265,7 @@ impl SeatJson {
             cursor: view.cursor,
             rtt_ms: rtt_us.map(ms),
             result: view.result.map(|winner| winner.to_string()),
+            ticket: None,
         }
     }
 }

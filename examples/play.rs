@@ -631,6 +631,7 @@ fn paint_cell(out: &mut Vec<u8>, game: Option<&Game>, at: (i32, i32)) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lockstep_server::engine::auth::RoomSecret;
     use lockstep_server::engine::config::{Config, Secrets};
     use lockstep_server::engine::server::Server;
     use lockstep_server::engine::view::RoomSpec;
@@ -690,6 +691,7 @@ mod tests {
             hz: Some(120),
             broadcast_every: None,
             max_frames: None,
+            secret: RoomSecret::from_bytes([0; 16]),
         };
         thread::spawn(move || {
             let secrets = Secrets {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use lockstep_server::admin::order::Bounds;
 use lockstep_server::admin::{json, query};
 use lockstep_server::client::{Client, ClientConfig, ClientEvent};
+use lockstep_server::engine::auth::RoomSecret;
 use lockstep_server::engine::config::{Config, Secrets};
 use lockstep_server::engine::id::{Conv, PlayerId, RoomId};
 use lockstep_server::engine::server::Server;
@@ -21,6 +22,7 @@ use lockstep_server::engine::wire::frame::{Command, decode_frames};
 use lockstep_server::engine::wire::message::{Downlink, Uplink};
 use lockstep_server::engine::wire::packet::PacketReader;
 use lockstep_server::limits::{DATAGRAM_MAX, UPLINK_BODY_MAX};
+use lockstep_server::ticket::{TicketSecret, TicketSecrets};
 
 // --- Datagrams ----------------------------------------------------------------------------
 
@@ -201,6 +203,7 @@ impl World {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(now, spec).expect("it is legal");
         let client = |player| {
@@ -399,7 +402,10 @@ pub(crate) fn queries(bytes: &[u8]) {
                     first_match: 1,
                 };
                 let mut server = Server::new(Config::default(), secrets, 0);
-                let created = server.create_room(Time::ZERO, order.into_spec(1));
+                let created = server.create_room(
+                    Time::ZERO,
+                    order.into_spec(1, RoomSecret::from_bytes([0; 16])),
+                );
                 assert!(created.is_ok(), "{created:?}");
             }
             Err(bad) => {
@@ -409,4 +415,33 @@ pub(crate) fn queries(bytes: &[u8]) {
             }
         }
     }
+}
+
+// --- Tickets ------------------------------------------------------------------------------
+
+/// Reads the bytes as a ticket, and as changes to a good one. The good one alone is let in.
+pub(crate) fn tickets(bytes: &[u8]) {
+    let secret = |text: &str| TicketSecret::new(text).expect("it is long enough");
+    let old = secret("another secret that is long enough to be one");
+    let secrets = TicketSecrets::new(secret("a secret of more than thirty-two bytes"), Some(old));
+    let (room, player, now_us) = (RoomId(7), PlayerId(1), 1_700_000_000_000_000);
+    let good = secrets.sign(room, player, 1_700_000_060);
+    let check = |ticket: &str| secrets.check(ticket, room, player, now_us);
+    assert_eq!(check(&good), Ok(()));
+
+    let text = String::from_utf8_lossy(bytes);
+    assert!(check(&text).is_err() || text == good);
+    let mut changed = good.clone().into_bytes();
+    for change in bytes.chunks(2) {
+        let at = usize::from(change[0]) % changed.len();
+        match change.get(1) {
+            Some(byte) => changed[at] = *byte,
+            None => changed.truncate(at),
+        }
+        if changed.is_empty() {
+            break;
+        }
+    }
+    let changed = String::from_utf8_lossy(&changed);
+    assert!(check(&changed).is_err() || changed == good, "{changed}");
 }

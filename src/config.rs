@@ -1,7 +1,8 @@
 //! The settings: the command line and the environment, parsed once into typed values.
 //!
-//! [`parse`] gets both from outside and touches neither the process nor its environment,
-//! so tests need no process. (One exception: a host's name in an address is looked up.)
+//! [`parse`] gets both from outside, and the reading of files too, and touches neither the
+//! process nor its environment, so tests need no process. (One exception: a host's name in an
+//! address is looked up.)
 //! Each setting is one `Setting` below; its flag, its environment variable, its line of
 //! the help and its errors all come from there. Ranges live in [`crate::limits`], defaults
 //! of the engine in [`crate::engine::config::Config`]. The first thing that is wrong is the
@@ -9,20 +10,28 @@
 //!
 //! clap splits the arguments and lays out the help. Values are judged here, because its
 //! errors take several lines and do not know which variable a value came from.
+//!
+//! Secrets are settings like others, except that no error repeats one, whatever else is wrong
+//! with the line that it stands in; who is let in is put together in `access`.
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use log::LevelFilter;
 use thiserror::Error;
 
+use crate::admin::guard::Guard;
 use crate::engine;
 use crate::limits;
+
+mod access;
 
 /// Everything that a user may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +40,8 @@ pub struct Settings {
     pub udp: Listen,
     /// Where the HTTP side listens.
     pub web: Listen,
+    /// What protects it there.
+    pub guard: Guard,
     /// What is logged: a filter that env_logger takes.
     pub log: String,
     /// The rules of matches and the limits.
@@ -55,6 +66,14 @@ impl Listen {
         match self {
             Listen::Every { port } => port,
             Listen::At(address) => address.port(),
+        }
+    }
+
+    /// Whether only this machine reaches it.
+    pub fn is_loopback(self) -> bool {
+        match self {
+            Listen::Every { .. } => false,
+            Listen::At(address) => address.ip().to_canonical().is_loopback(),
         }
     }
 }
@@ -90,6 +109,14 @@ pub enum ConfigError {
         /// What would be right.
         right: String,
     },
+    /// A value that must not be shown, or that does not go with others.
+    #[error("{setting}: {reason}")]
+    Unfit {
+        /// The flag, or the environment variable if that is where the value came from.
+        setting: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// A flag at the end of the line, with nothing behind it.
     #[error("{flag}: a value is missing, {right}")]
     Missing {
@@ -112,7 +139,8 @@ pub enum ConfigError {
 }
 
 /// Reads `args`, the program's name first as in [`std::env::args_os`], and for settings that
-/// they leave out the environment through `env`, as in [`std::env::var_os`].
+/// they leave out the environment through `env`, as in [`std::env::var_os`]. Files that hold
+/// secrets are read through `read`, as in [`crate::io::system::read_secret_file`].
 ///
 /// An argument wins over the environment, the last of two equal flags wins, and a variable
 /// that is set to nothing counts as not set.
@@ -123,30 +151,34 @@ pub enum ConfigError {
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: &dyn Fn(&str) -> Option<OsString>,
+    read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Parsed, ConfigError> {
-    let args = args
+    let args: Vec<OsString> = args
         .into_iter()
         .enumerate()
-        .map(|(i, arg)| if i == 0 { arg } else { dashed(arg) });
-    match command().try_get_matches_from(args) {
+        .map(|(i, arg)| if i == 0 { arg } else { dashed(arg) })
+        .collect();
+    match command().try_get_matches_from(&args) {
         Ok(matches) => {
-            let settings = settings(&Source { matches, env })?;
+            let settings = settings(&Source { matches, env, read })?;
             Ok(Parsed::Run(Box::new(settings)))
         }
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Parsed::Say(error.to_string()))
             }
-            _ => Err(usage_error(&error)),
+            _ => Err(usage_error(&error, &args)),
         },
     }
 }
 
 /// Every setting by name, typed and checked.
 fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
+    let web = source.given(&WEB)?.listen()?;
     Ok(Settings {
         udp: source.given(&UDP)?.listen()?,
-        web: source.given(&WEB)?.listen()?,
+        web,
+        guard: access::guard(source, web)?,
         log: source.given(&LOG)?.filter()?,
         engine: engine::config::Config {
             hz: source.given(&HZ)?.count()?,
@@ -159,6 +191,7 @@ fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
             max_rooms: source.given(&MAX_ROOMS)?.count()?,
             max_sessions: source.given(&MAX_SESSIONS)?.count()?,
             max_players_per_room: source.given(&MAX_PLAYERS_PER_ROOM)?.count()?,
+            auth: access::auth(source)?,
         },
     })
 }
@@ -171,6 +204,7 @@ struct Setting {
     name: &'static str,
     /// The part of the help that it stands in.
     heading: &'static str,
+    /// Empty if there is none.
     default: &'static str,
     kind: Kind,
     help: &'static str,
@@ -189,6 +223,18 @@ enum Kind {
         range: RangeInclusive<Duration>,
     },
     Filter,
+    Choice {
+        of: &'static [&'static str],
+    },
+    /// Something that is never shown.
+    Secret {
+        value_name: &'static str,
+    },
+    /// The name of a file with secrets. It is not shown either: a secret may have been given
+    /// in its place.
+    File,
+    /// A flag without a value, and a variable that is 1.
+    Switch,
 }
 
 /// What a port without an address stands for.
@@ -199,6 +245,7 @@ enum Bare {
 }
 
 const NETWORK: &str = "Network";
+const ACCESS: &str = "Access";
 const MATCH: &str = "Match";
 const LIMITS: &str = "Limits";
 const LOGGING: &str = "Logging";
@@ -219,7 +266,74 @@ static WEB: Setting = Setting {
         bare: Bare::Loopback,
     },
     help: "Where rooms are created and watched: HTTP, for people you trust. A bare port is \
-           that port of this machine alone",
+           that port of this machine alone; others need --admin-token",
+};
+
+static AUTH: Setting = Setting {
+    name: "auth",
+    heading: ACCESS,
+    default: "open",
+    kind: Kind::Choice {
+        of: &["open", "room", "ticket"],
+    },
+    help: "What a player's token must be: anything (open), the secret that the creation of \
+           the room returned (room), or a JWT for room and player, HS256 (ticket)",
+};
+
+static TICKET_SECRET: Setting = Setting {
+    name: "ticket-secret",
+    heading: ACCESS,
+    default: "",
+    kind: Kind::Secret {
+        value_name: "SECRET",
+    },
+    help: "What signs tickets, with --auth ticket: at least 32 bytes. Others on the machine \
+           can read a command line; a file or the environment is better",
+};
+
+static TICKET_SECRET_OLD: Setting = Setting {
+    name: "ticket-secret-old",
+    heading: ACCESS,
+    default: "",
+    kind: Kind::Secret {
+        value_name: "SECRET",
+    },
+    help: "One more secret whose tickets are accepted, while it is being replaced",
+};
+
+static TICKET_SECRET_FILE: Setting = Setting {
+    name: "ticket-secret-file",
+    heading: ACCESS,
+    default: "",
+    kind: Kind::File,
+    help: "A file whose first line is the secret of tickets; a second line may hold the old one",
+};
+
+static ADMIN_TOKEN: Setting = Setting {
+    name: "admin-token",
+    heading: ACCESS,
+    default: "",
+    kind: Kind::Secret {
+        value_name: "TOKEN",
+    },
+    help: "What requests to --web must carry as Authorization: Bearer TOKEN, at least 16 \
+           letters and digits",
+};
+
+static ADMIN_TOKEN_FILE: Setting = Setting {
+    name: "admin-token-file",
+    heading: ACCESS,
+    default: "",
+    kind: Kind::File,
+    help: "A file whose only line is that token",
+};
+
+static WEB_UNPROTECTED: Setting = Setting {
+    name: "web-unprotected",
+    heading: ACCESS,
+    default: "",
+    kind: Kind::Switch,
+    help: "Let everybody who reaches --web create, see and close rooms",
 };
 
 static HZ: Setting = Setting {
@@ -339,9 +453,16 @@ static LOG: Setting = Setting {
 };
 
 /// All of them, in the order of the help.
-static ALL: [&Setting; 13] = [
+static ALL: [&Setting; 20] = [
     &UDP,
     &WEB,
+    &AUTH,
+    &TICKET_SECRET,
+    &TICKET_SECRET_OLD,
+    &TICKET_SECRET_FILE,
+    &ADMIN_TOKEN,
+    &ADMIN_TOKEN_FILE,
+    &WEB_UNPROTECTED,
     &HZ,
     &BROADCAST_EVERY,
     &READY_TIMEOUT,
@@ -389,6 +510,13 @@ impl Setting {
                 format!("a number of seconds from {start} to {end}")
             }
             Kind::Filter => "a filter such as info or warn,lockstep_server::io=debug".to_string(),
+            Kind::Choice { of } => format!("one of {}", of.join(", ")),
+            Kind::Secret { value_name } => format!(
+                "what nobody can guess; write {}={value_name} if it begins with a dash",
+                self.flag()
+            ),
+            Kind::File => "the name of a file".to_string(),
+            Kind::Switch => "1, or nothing".to_string(),
         }
     }
 
@@ -404,16 +532,29 @@ impl Setting {
                 ("SECONDS", format!("{start} to {end} seconds; "))
             }
             Kind::Filter => ("FILTER", String::new()),
+            Kind::Choice { of } => ("WHICH", format!("{}; ", of.join(", "))),
+            Kind::Secret { value_name } => (*value_name, String::new()),
+            Kind::File => ("FILE", String::new()),
+            Kind::Switch => ("", String::new()),
         };
-        let (help, default, variable) = (self.help, self.default, self.variable());
-        Arg::new(self.name)
+        let (help, variable) = (self.help, self.variable());
+        let default = match self.default {
+            "" => String::new(),
+            default => format!("default {default}; "),
+        };
+        let arg = Arg::new(self.name)
             .long(self.name)
-            .help_heading(self.heading)
-            .value_name(value_name)
+            .help_heading(self.heading);
+        if matches!(self.kind, Kind::Switch) {
+            return arg
+                .action(ArgAction::SetTrue)
+                .help(format!("{help}\n[{variable}=1]"));
+        }
+        arg.value_name(value_name)
             .value_parser(value_parser!(OsString))
             // So that "-5" is a value out of range, and not an unknown flag.
             .allow_negative_numbers(true)
-            .help(format!("{help}\n[{takes}default {default}; {variable}]"))
+            .help(format!("{help}\n[{takes}{default}{variable}]"))
     }
 }
 
@@ -448,11 +589,27 @@ fn dashed(arg: OsString) -> OsString {
     arg
 }
 
+/// Whether one of the arguments names a setting that is never shown, even if misspelt.
+fn holds_secret(args: &[OsString]) -> bool {
+    let mut texts = args.iter().skip(1).map(|arg| arg.to_string_lossy());
+    texts.any(|text| ["secret", "token"].iter().any(|word| text.contains(word)))
+}
+
 /// clap's error as one line.
-fn usage_error(error: &clap::Error) -> ConfigError {
+fn usage_error(error: &clap::Error, args: &[OsString]) -> ConfigError {
     let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
     let given = context(ContextKind::InvalidArg);
     match error.kind() {
+        // It may be a part of the secret: what stands behind a space, or begins with a dash.
+        ErrorKind::UnknownArgument
+            if holds_secret(args) && context(ContextKind::SuggestedArg).is_empty() =>
+        {
+            ConfigError::Usage(
+                "an argument, not shown since it may belong to a secret, is no setting; quote a \
+                 secret that has spaces, and write --flag=SECRET for one that begins with a dash"
+                    .to_string(),
+            )
+        }
         ErrorKind::UnknownArgument if given.starts_with('-') => {
             let hint = match context(ContextKind::SuggestedArg) {
                 similar if similar.is_empty() => "; --help lists them all".to_string(),
@@ -477,6 +634,14 @@ fn usage_error(error: &clap::Error) -> ConfigError {
                 right: right.unwrap_or_default(),
             }
         }
+        // A switch, or --help.
+        ErrorKind::TooManyValues => ConfigError::Unfit {
+            setting: given,
+            reason: "takes no value".to_string(),
+        },
+        _ if holds_secret(args) => {
+            ConfigError::Usage("the arguments make no sense; --help lists them all".to_string())
+        }
         _ => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or("the arguments make no sense");
@@ -491,6 +656,8 @@ fn usage_error(error: &clap::Error) -> ConfigError {
 struct Source<'a> {
     matches: ArgMatches,
     env: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Reads a file that holds secrets.
+    read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
 }
 
 /// The value that a setting was given, and by whom.
@@ -508,6 +675,34 @@ enum Origin {
 }
 
 impl Source<'_> {
+    /// The value of a setting that need not be given, as text.
+    fn optional(&self, setting: &'static Setting) -> Result<Option<Given>, ConfigError> {
+        let given = self.given(setting)?;
+        Ok((given.origin != Origin::Default).then_some(given))
+    }
+
+    /// Where a switch was turned on, if it was.
+    fn switch(&self, setting: &'static Setting) -> Result<Option<Given>, ConfigError> {
+        if self.matches.get_flag(setting.name) {
+            let (origin, text) = (Origin::Flag, String::new());
+            return Ok(Some(Given {
+                setting,
+                origin,
+                text,
+            }));
+        }
+        let variable = (self.env)(&setting.variable()).filter(|value| !value.is_empty());
+        let given = variable.map(|value| Given {
+            setting,
+            origin: Origin::Variable,
+            text: value.to_string_lossy().into_owned(),
+        });
+        match given {
+            Some(given) if given.text != "1" => Err(given.unlike()),
+            given => Ok(given),
+        }
+    }
+
     /// The value of `setting`, as text.
     fn given(&self, setting: &'static Setting) -> Result<Given, ConfigError> {
         let flag = self.matches.get_one::<OsString>(setting.name).cloned();
@@ -557,7 +752,30 @@ impl Given {
 
     /// The value is not what the setting takes.
     fn unlike(&self) -> ConfigError {
-        self.wrong(self.setting.right())
+        match self.setting.kind {
+            Kind::Secret { .. } | Kind::File => self.unfit("is not UTF-8".to_string()),
+            _ => self.wrong(self.setting.right()),
+        }
+    }
+
+    /// The value, which is not shown, cannot be, or not with others.
+    fn unfit(&self, reason: String) -> ConfigError {
+        ConfigError::Unfit {
+            setting: self.name(),
+            reason,
+        }
+    }
+
+    fn is_of(&self, setting: &Setting) -> bool {
+        self.setting.name == setting.name
+    }
+
+    fn choice(&self) -> Result<&'static str, ConfigError> {
+        let Kind::Choice { of } = self.setting.kind else {
+            unreachable!("{} is no choice", self.setting.name);
+        };
+        let chosen = of.iter().find(|known| **known == self.text);
+        chosen.copied().ok_or_else(|| self.unlike())
     }
 
     /// A number in the setting's range, as whatever type it is kept in.
@@ -663,6 +881,9 @@ impl Given {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::guard::AdminToken;
+    use crate::engine::auth::Auth;
+    use crate::ticket::{TicketSecret, TicketSecrets};
 
     /// Parses arguments and variables given as `"LOCKSTEP_HZ=60 --web 80"`.
     fn parsed(line: &str) -> Result<Parsed, ConfigError> {
@@ -673,13 +894,43 @@ mod tests {
             .skip_while(is_variable)
             .filter(|word| !word.is_empty());
         let args = std::iter::once("any/name").chain(args).map(OsString::from);
-        parse(args, &|name| {
+        let env = |name: &str| {
             let pairs = variables.iter().filter_map(|pair| pair.split_once('='));
             pairs
                 .filter(|(key, _)| *key == name)
                 .map(|(_, value)| value.into())
                 .next()
-        })
+        };
+        parse(args, &env, &read)
+    }
+
+    const NEW: &str = "0123456789abcdef0123456789abcdef";
+    const OLD: &str = "fedcba9876543210fedcba9876543210";
+    const TOKEN: &str = "a-token-for-the-tests";
+
+    /// The files that there are.
+    fn read(path: &Path) -> io::Result<Vec<u8>> {
+        let text = match path.to_str().unwrap() {
+            "secret" => format!("{NEW}\n"),
+            "two-secrets" => format!("{NEW}\r\n{OLD}\r\n\r\n"),
+            "short" => format!("{}\n", &NEW[1..]),
+            "short-old" => format!("{NEW}\n{}", &NEW[1..]),
+            "three" => format!("{NEW}\n\n{OLD}\n"),
+            "empty" => "\n\n".to_string(),
+            "spaces" => format!(" {NEW} "),
+            "token" => format!("{TOKEN}\n"),
+            "latin-1" => return Ok(vec![0xe9; 40]),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok(text.into_bytes())
+    }
+
+    fn secret(text: &str) -> TicketSecret {
+        TicketSecret::new(text).unwrap()
+    }
+
+    fn token() -> Guard {
+        Guard::Token(AdminToken::new(TOKEN).unwrap())
     }
 
     fn run(line: &str) -> Settings {
@@ -689,10 +940,14 @@ mod tests {
         }
     }
 
-    /// The text of the error, after a look at its form.
+    /// The text of the error, after a look at its form, and for the secrets of these tests.
     fn refusal(line: &str) -> String {
-        let text = parsed(line).expect_err(line).to_string();
+        let error = parsed(line).expect_err(line);
+        let text = error.to_string();
         assert_eq!(text.lines().count(), 1, "{text}");
+        for part in [&NEW[1..], &OLD[1..], &TOKEN[1..]] {
+            assert!(!format!("{text} {error:?}").contains(part), "{text}");
+        }
         text
     }
 
@@ -718,8 +973,9 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_flag_and_a_variable() {
-        // Each in the unit of its flag, and none of them the default.
-        let values = [
+        // Each in the unit of its flag, and none of them the default. What does not go
+        // together comes in three parts.
+        let common = [
             ("udp", "127.0.0.1:1"),
             ("web", ":2"),
             ("hz", "3"),
@@ -734,9 +990,10 @@ mod tests {
             ("max-players-per-room", "12"),
             ("log", "debug"),
         ];
-        let expected = Settings {
+        let expected = |guard: Guard, auth: Auth| Settings {
             udp: at("127.0.0.1:1"),
             web: Listen::Every { port: 2 },
+            guard,
             log: "debug".to_string(),
             engine: engine::config::Config {
                 hz: 3,
@@ -749,18 +1006,52 @@ mod tests {
                 max_rooms: 10,
                 max_sessions: 11,
                 max_players_per_room: 12,
+                auth,
             },
         };
-        assert_eq!(
-            values.map(|(name, _)| name),
-            ALL.map(|setting| setting.name)
-        );
-        let flags = values.map(|(name, value)| format!("--{name}={value}"));
-        assert_eq!(run(&flags.join(" ")), expected);
-        let variables = values.map(|(name, value)| {
-            format!("LOCKSTEP_{}={value}", name.to_uppercase().replace('-', "_"))
-        });
-        assert_eq!(run(&variables.join(" ")), expected);
+        let tickets = || Auth::Ticket(TicketSecrets::new(secret(NEW), Some(secret(OLD))));
+        let parts = [
+            (
+                vec![
+                    ("auth", "ticket"),
+                    ("ticket-secret", NEW),
+                    ("ticket-secret-old", OLD),
+                    ("admin-token", TOKEN),
+                ],
+                expected(token(), tickets()),
+            ),
+            (
+                vec![
+                    ("auth", "ticket"),
+                    ("ticket-secret-file", "two-secrets"),
+                    ("admin-token-file", "token"),
+                ],
+                expected(token(), tickets()),
+            ),
+            (
+                vec![("auth", "room"), ("web-unprotected", "1")],
+                expected(Guard::Unprotected, Auth::Room),
+            ),
+        ];
+        let mut named: Vec<&str> = common.map(|(name, _)| name).to_vec();
+        for (part, expected) in parts {
+            named.extend(part.iter().map(|(name, _)| *name));
+            let values: Vec<_> = common.into_iter().chain(part).collect();
+            let flag = |(name, value): &(&str, &str)| match *name {
+                "web-unprotected" => format!("--{name}"),
+                _ => format!("--{name}={value}"),
+            };
+            let flags: Vec<String> = values.iter().map(flag).collect();
+            assert_eq!(run(&flags.join(" ")), expected);
+            let variable = |(name, value): &(&str, &str)| {
+                format!("LOCKSTEP_{}={value}", name.to_uppercase().replace('-', "_"))
+            };
+            let variables: Vec<String> = values.iter().map(variable).collect();
+            assert_eq!(run(&variables.join(" ")), expected);
+        }
+        for setting in ALL {
+            assert!(named.contains(&setting.name), "{}", setting.name);
+        }
     }
 
     #[test]
@@ -786,13 +1077,15 @@ mod tests {
     #[test]
     fn a_port_behind_a_colon_is_every_interface() {
         assert_eq!(run("--udp :1234").udp, Listen::Every { port: 1234 });
-        assert_eq!(run("--web :0").web, Listen::Every { port: 0 });
+        let web = run("--web :0 --web-unprotected").web;
+        assert_eq!(web, Listen::Every { port: 0 });
     }
 
     #[test]
     fn an_address_is_that_address() {
         for address in ["192.0.2.1:80", "0.0.0.0:80", "[::1]:80", "[::]:80"] {
-            let settings = run(&format!("--udp {address} --web {address}"));
+            let line = format!("--udp {address} --web {address} --admin-token {TOKEN}");
+            let settings = run(&line);
             assert_eq!((settings.udp, settings.web), (at(address), at(address)));
         }
         assert_eq!(run("--web localhost:80").web, at("127.0.0.1:80"));
@@ -853,7 +1146,9 @@ mod tests {
         assert_eq!(settings.udp, Listen::Every { port: 10086 });
         assert_eq!(settings.engine.max_players_per_room, 5);
         assert_eq!(settings.engine.hz, 60);
-        assert_eq!(run("-web :10002").web, Listen::Every { port: 10002 });
+        // The original's, which is open to other machines: it needs a word more here.
+        let web = run("-web :10002 -web-unprotected").web;
+        assert_eq!(web, Listen::Every { port: 10002 });
         assert_eq!(said("-help"), said("--help"));
         assert_eq!(said("-version"), said("-V"));
     }
@@ -910,6 +1205,190 @@ mod tests {
         refusal("--max-players-per-room 257");
     }
 
+    // --- Who is let in ----------------------------------------------------------------------
+
+    #[test]
+    fn nothing_given_lets_in_any_player_and_this_machine_alone() {
+        let settings = run("");
+        assert_eq!(settings.engine.auth, Auth::Open);
+        assert_eq!(settings.guard, Guard::Loopback);
+        assert_eq!(run("--auth room").engine.auth, Auth::Room);
+        assert_eq!(
+            refusal("--auth tickets"),
+            "--auth: \"tickets\" is not one of open, room, ticket"
+        );
+    }
+
+    #[test]
+    fn tickets_need_a_secret_and_the_error_names_every_way_to_give_it() {
+        let text = refusal("--auth ticket");
+        let words: Vec<&str> = text.split([' ', ',']).collect();
+        for way in [
+            "--ticket-secret",
+            "--ticket-secret-file",
+            "LOCKSTEP_TICKET_SECRET",
+            "LOCKSTEP_TICKET_SECRET_FILE",
+        ] {
+            assert!(words.contains(&way), "{way}: {text}");
+        }
+        assert!(refusal("LOCKSTEP_AUTH=ticket").starts_with("LOCKSTEP_AUTH: "));
+        let one = Auth::Ticket(TicketSecrets::new(secret(NEW), None));
+        for line in [
+            format!("--auth ticket --ticket-secret {NEW}"),
+            format!("LOCKSTEP_TICKET_SECRET={NEW} --auth=ticket"),
+            "--auth ticket --ticket-secret-file secret".to_string(),
+            "LOCKSTEP_TICKET_SECRET_FILE=secret --auth ticket".to_string(),
+        ] {
+            assert_eq!(run(&line).engine.auth, one, "{line}");
+        }
+        // The spaces are part of it.
+        let spaced = Auth::Ticket(TicketSecrets::new(secret(&format!(" {NEW} ")), None));
+        let settings = run("--auth ticket --ticket-secret-file spaces");
+        assert_eq!(settings.engine.auth, spaced);
+    }
+
+    #[test]
+    fn a_secret_that_would_check_nothing_is_refused() {
+        for given in [
+            format!("--ticket-secret={NEW}"),
+            "--ticket-secret-file secret".to_string(),
+        ] {
+            for auth in ["", "--auth room"] {
+                let text = refusal(&format!("{given} {auth}"));
+                assert!(text.contains("add --auth ticket"), "{text}");
+            }
+        }
+        let text = refusal(&format!("LOCKSTEP_TICKET_SECRET={NEW}"));
+        assert!(
+            text.starts_with("LOCKSTEP_TICKET_SECRET: is given, but with --auth open"),
+            "{text}"
+        );
+        let text = refusal(&format!("--ticket-secret-old {NEW}"));
+        assert!(text.contains("is given alone; --ticket-secret"), "{text}");
+    }
+
+    #[test]
+    fn secrets_that_do_not_go_together_are_refused() {
+        for line in [
+            format!("LOCKSTEP_TICKET_SECRET_FILE=secret --auth ticket --ticket-secret {NEW}"),
+            format!("--auth ticket --ticket-secret-file secret --ticket-secret-old {OLD}"),
+            format!("LOCKSTEP_ADMIN_TOKEN={TOKEN} --admin-token-file token"),
+            format!("--admin-token {TOKEN} --web-unprotected"),
+            format!("LOCKSTEP_WEB_UNPROTECTED=1 --web :1 --admin-token {TOKEN}"),
+        ] {
+            let text = refusal(&line);
+            assert!(text.contains("leave one of them out") || text.contains("second line"));
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_short_or_in_a_bad_file_is_refused_and_not_shown() {
+        let short = "a secret must have at least 32 bytes";
+        for (given, reason) in [
+            (format!("--ticket-secret {}", &NEW[1..]), short),
+            ("--ticket-secret=".to_string(), short),
+            (
+                format!("--ticket-secret {NEW} --ticket-secret-old {}", &NEW[1..]),
+                short,
+            ),
+            ("--ticket-secret-file short".to_string(), short),
+            ("--ticket-secret-file short-old".to_string(), short),
+            (
+                "--ticket-secret-file three".to_string(),
+                "has 3 lines; at most 2",
+            ),
+            ("--ticket-secret-file empty".to_string(), "is empty"),
+            ("--ticket-secret-file latin-1".to_string(), "is not UTF-8"),
+            (format!("--ticket-secret-file {NEW}"), "cannot be read"),
+        ] {
+            let text = refusal(&format!("--auth ticket {given}"));
+            assert!(text.starts_with("--ticket-secret"), "{text}");
+            assert!(text.contains(reason), "{text}");
+        }
+        for given in [
+            "--admin-token 0123456789abcde",
+            "--admin-token 0123456789abcdef,",
+            "--admin-token=",
+            "--admin-token-file secret,",
+            "--admin-token-file two-secrets",
+            "--admin-token-file empty",
+        ] {
+            let text = refusal(given);
+            assert!(text.starts_with("--admin-token"), "{text}");
+            assert!(!text.contains("0123456789abcde"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_error_shows_a_secret_whatever_else_is_wrong() {
+        // The tails of these are what a shell leaves of a secret that was not quoted.
+        for line in [
+            format!("--ticket-secret --{NEW}"),
+            format!("--ticket-secret -{TOKEN}"),
+            format!("--admin-token x {TOKEN}"),
+            format!("--ticket-secret {NEW} {OLD}"),
+            format!("-ticket-secret={NEW} -{OLD}"),
+            format!("ticket-secret={NEW}"),
+            format!("admin-token {TOKEN}"),
+            format!("--ticket-secrt={NEW}"),
+            format!("--admin-tokn={TOKEN}"),
+            format!("--ticket-secret={NEW} --hz 0"),
+            format!("--admin-token={TOKEN} --hz"),
+            format!("--web-unprotected={TOKEN} --admin-token=x"),
+            format!("LOCKSTEP_ADMIN_TOKEN={TOKEN}, --hz 30"),
+        ] {
+            refusal(&line);
+        }
+        let settings = run(&format!(
+            "--auth ticket --ticket-secret {NEW} --ticket-secret-old {OLD} --admin-token {TOKEN}"
+        ));
+        let shown = format!("{settings:?} {settings:#?}");
+        for part in ["0123456789", "fedcba", "a-token"] {
+            assert!(!shown.contains(part), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_web_side_that_others_reach_needs_a_token_or_a_word() {
+        for web in [
+            ":10002",
+            "0.0.0.0:10002",
+            "[::]:10002",
+            "192.168.1.5:10002",
+            "[fe80::1]:10002",
+            "[::ffff:10.0.0.1]:10002",
+        ] {
+            for line in [format!("-web {web}"), format!("LOCKSTEP_WEB={web}")] {
+                let text = refusal(&line);
+                assert!(
+                    text.contains(&format!("{web:?} is open to other")),
+                    "{text}"
+                );
+                for remedy in ["--admin-token ", "--web-unprotected ", "127.0.0.1:10002"] {
+                    assert!(format!("{text} ").contains(remedy), "{text}");
+                }
+            }
+            let guard = |line: &str| run(&format!("--web {web} {line}")).guard;
+            assert_eq!(guard(&format!("--admin-token {TOKEN}")), token());
+            assert_eq!(guard("--admin-token-file token"), token());
+            assert_eq!(guard("--web-unprotected"), Guard::Unprotected);
+        }
+        for web in [
+            "10002",
+            "127.0.0.1:10002",
+            "127.1.2.3:10002",
+            "localhost:10002",
+            "[::1]:10002",
+            "[::ffff:127.0.0.1]:10002",
+        ] {
+            assert_eq!(run(&format!("--web {web}")).guard, Guard::Loopback);
+        }
+        assert_eq!(
+            refusal("LOCKSTEP_WEB_UNPROTECTED=yes"),
+            "LOCKSTEP_WEB_UNPROTECTED: \"yes\" is not 1, or nothing"
+        );
+    }
+
     #[test]
     fn an_unknown_flag_is_refused_with_the_nearest() {
         assert_eq!(
@@ -947,6 +1426,11 @@ mod tests {
                 refusal(line);
             }
         }
+        assert_eq!(refusal("--help=1"), "--help: takes no value");
+        assert_eq!(
+            refusal("--web-unprotected=1"),
+            "--web-unprotected: takes no value"
+        );
     }
 
     #[test]
@@ -990,28 +1474,34 @@ mod tests {
             b"\xff",
             b"-\xff\xff\xff",
         ] {
-            let error = parse([program.clone(), bytes(arg)], &nothing).expect_err("no text");
+            let error = parse([program.clone(), bytes(arg)], &nothing, &read).expect_err("no text");
             assert!(error.to_string().contains('\u{fffd}'), "{error}");
         }
         let variable = |name: &str| (name == "LOCKSTEP_LOG").then(|| bytes(b"in\xff"));
-        let error = parse([program], &variable).expect_err("no text");
+        let error = parse([program.clone()], &variable, &read).expect_err("no text");
         assert!(
             error
                 .to_string()
                 .starts_with("LOCKSTEP_LOG: \"in\u{fffd}\""),
             "{error}"
         );
+        for name in ["TICKET_SECRET", "TICKET_SECRET_OLD", "ADMIN_TOKEN"] {
+            let name = format!("LOCKSTEP_{name}");
+            let variable = |asked: &str| (asked == name).then(|| bytes(b"hush\xff"));
+            let error = parse([program.clone()], &variable, &read).expect_err("no text");
+            assert_eq!(error.to_string(), format!("{name}: is not UTF-8"));
+        }
     }
 
     #[test]
     fn no_arguments_at_all_are_no_arguments() {
-        assert!(matches!(parse([], &|_| None), Ok(Parsed::Run(_))));
+        assert!(matches!(parse([], &|_| None, &read), Ok(Parsed::Run(_))));
     }
 
     #[test]
     fn the_help_shows_each_setting_with_default_range_and_variable() {
         let help = said("--help");
-        for heading in [NETWORK, MATCH, LIMITS, LOGGING] {
+        for heading in [NETWORK, ACCESS, MATCH, LIMITS, LOGGING] {
             assert!(
                 help.contains(&format!("\n{heading}:\n")),
                 "{heading}: {help}"
@@ -1020,8 +1510,13 @@ mod tests {
         // Lines are wrapped.
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for setting in ALL {
-            assert!(help.contains(&format!("{} <", setting.flag())), "{help}");
-            let end = format!("default {}; {}]", setting.default, setting.variable());
+            let (value, end) = match (&setting.kind, setting.default) {
+                (Kind::Switch, _) => ("", format!("[{}=1]", setting.variable())),
+                (_, "") => (" <", format!("[{}]", setting.variable())),
+                (_, default) => (" <", format!("default {default}; {}]", setting.variable())),
+            };
+            let begin = format!("{}{value}", setting.flag());
+            assert!(help.contains(&begin), "{begin}: {help}");
             assert!(help.contains(&end), "{end}: {help}");
         }
         assert!(

@@ -21,6 +21,8 @@
 //!   and so do the tests and the simulator.
 //! - [`sim`]: the same engine and the same client under virtual time and a seeded network,
 //!   and the oracle that holds them to the rules.
+//! - [`ticket`]: the signed words that let a player into a room, checked by the engine and made
+//!   by [`admin`].
 //! - [`config`]: the command line and the environment, parsed once into typed values.
 //! - [`limits`]: every bound, with its reason.
 //!
@@ -33,6 +35,8 @@ pub mod admin;
 pub mod client;
 pub mod config;
 pub mod engine;
+mod fields;
 pub mod io;
 pub mod limits;
 pub mod sim;
+pub mod ticket;

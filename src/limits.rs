@@ -200,6 +200,18 @@ pub const RECONNECT_GRACE_RANGE: RangeInclusive<Duration> =
 pub const IDLE_TIMEOUT_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
 
+/// Bytes of a secret that signs tickets: HS256 takes a key of at least the size of its hash
+/// (RFC 7518, 3.2).
+pub const TICKET_SECRET_BYTES_MIN: usize = 32;
+
+/// Bytes of the token that guards the HTTP side: 16 random letters cannot be guessed over a
+/// network.
+pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
+
+/// Bytes of a file that holds a secret or two: what is larger is another file, given by
+/// mistake.
+pub const SECRET_FILE_BYTES_MAX: u64 = 4096;
+
 /// Rooms at once, as an upper bound of the setting: more digits than that are a slip.
 pub const ROOMS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
 
@@ -319,6 +331,10 @@ pub const HTTP_REQUEST_LIFE: Duration = Duration::from_secs(20);
 /// Time for which the loop is not asked again after it did not answer.
 pub const HTTP_LOOP_REST: Duration = Duration::from_secs(1);
 
+/// Time by which a ticket outlives the longest life of its room: the room lingers for
+/// [`OVER_LINGER`] after its end, and its creation is told in whole seconds.
+pub const TICKET_LIFE_SLACK: Duration = Duration::from_secs(5);
+
 /// Time for which a server that stops lets its last answers go out.
 pub const HTTP_STOP: Duration = Duration::from_millis(250);
 
@@ -346,5 +362,7 @@ const _: () = assert!(
 );
 // A body that may be read may be dropped, too.
 const _: () = assert!(HTTP_BODY_BYTES_MAX <= HTTP_DROP_BYTES_MAX);
+// A ticket lives for as long as its room can be asked for.
+const _: () = assert!(OVER_LINGER.as_secs() < TICKET_LIFE_SLACK.as_secs());
 // One server's workers may be abandoned.
 const _: () = assert!(HTTP_WORKERS as u64 <= HTTP_ABANDONED_MAX);

@@ -3,8 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
+use lockstep_server::admin::desk::Tickets;
+use lockstep_server::admin::guard::Guard;
 use lockstep_server::admin::{self, Admin, AdminConfig, AdminError};
 use lockstep_server::config::{self, Listen, Parsed, Settings};
+use lockstep_server::engine::auth::Auth;
 use lockstep_server::io::control::Handle;
 use lockstep_server::io::event_loop::EventLoop;
 use lockstep_server::io::signals::Signals;
@@ -16,7 +19,7 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let env = |name: &str| std::env::var_os(name);
-    let settings = match config::parse(std::env::args_os(), &env) {
+    let settings = match config::parse(std::env::args_os(), &env, &system::read_secret_file) {
         Ok(Parsed::Run(settings)) => settings,
         Ok(Parsed::Say(text)) => {
             print!("{text}");
@@ -48,12 +51,12 @@ fn run(settings: Settings) -> Result<(), String> {
     let udp_addr = udp
         .local_addr()
         .map_err(|error| format!("--udp: {error}"))?;
-    let most = settings.engine.max_players_per_room;
     let (event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
         .map_err(|error| format!("event loop: {error}"))?;
-    let admin = start_admin(settings.web, most, &control).map_err(|error| error.to_string())?;
+    let admin = start_admin(&settings, &control).map_err(|error| error.to_string())?;
 
     log::info!("KCP on udp {udp_addr}");
+    tell_access(&settings);
     log::info!("HTTP on http://{}", admin.local_addr());
     if let Some(descriptors) = descriptors {
         log::debug!("may open {descriptors} files and sockets");
@@ -65,9 +68,14 @@ fn run(settings: Settings) -> Result<(), String> {
 }
 
 /// Every interface means IPv6 and IPv4 where the system has both, and IPv4 where not.
-fn start_admin(web: Listen, most: usize, control: &Handle) -> Result<Admin, AdminError> {
-    let start = |listen| admin::start(AdminConfig::new(listen, most), control.clone());
-    match web {
+fn start_admin(settings: &Settings, control: &Handle) -> Result<Admin, AdminError> {
+    let start = |listen| {
+        let mut config = AdminConfig::new(listen, settings.engine.max_players_per_room);
+        config.guard = settings.guard.clone();
+        config.tickets = Tickets::of(&settings.engine);
+        admin::start(config, control.clone())
+    };
+    match settings.web {
         Listen::At(addr) => start(addr),
         Listen::Every { port } => {
             start((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match error {
@@ -77,6 +85,20 @@ fn start_admin(web: Listen, most: usize, control: &Handle) -> Result<Admin, Admi
                 _ => Err(error),
             })
         }
+    }
+}
+
+/// Says who is let in.
+fn tell_access(settings: &Settings) {
+    let auth = &settings.engine.auth;
+    let wants = match auth {
+        Auth::Open => "any token is taken, so whoever knows the ids of room and player may play",
+        Auth::Room => "players need the secret of their room",
+        Auth::Ticket(_) => "players need a ticket",
+    };
+    log::info!("auth {}: {wants}", auth.name());
+    if settings.guard == Guard::Unprotected {
+        log::warn!("--web-unprotected: whoever reaches the web side may create and close rooms");
     }
 }
 

@@ -60,3 +60,8 @@ fn packets_mean_the_same_however_the_stream_is_cut() {
 fn queries_are_legal_or_refused_with_a_reason() {
     run("queries", 300, bodies::queries);
 }
+
+#[test]
+fn no_ticket_but_the_one_that_was_signed_is_let_in() {
+    run("tickets", 600, bodies::tickets);
+}

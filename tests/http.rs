@@ -13,7 +13,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lockstep_server::admin::desk::Tickets;
+use lockstep_server::admin::guard::{AdminToken, Guard};
 use lockstep_server::admin::{self, Admin, AdminConfig, Watch};
+use lockstep_server::engine::auth::{Auth, RoomSecret};
+use lockstep_server::engine::config::Config;
 use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId};
 use lockstep_server::engine::view::{
@@ -21,6 +25,7 @@ use lockstep_server::engine::view::{
 };
 use lockstep_server::io::control::{self, Control, Mailbox};
 use lockstep_server::io::metrics::{ShellCounters, Stats};
+use lockstep_server::ticket::{TicketFault, TicketSecret, TicketSecrets};
 use serde_json::Value;
 
 /// Longest wait of any test for anything: far beyond what is expected, so that a busy
@@ -173,6 +178,10 @@ impl World {
 
     /// With that many rooms from the start.
     fn with(watch: Watch, rooms: u64) -> World {
+        World::set_up(rooms, |config| config.watch = watch)
+    }
+
+    fn set_up(rooms: u64, set: impl FnOnce(&mut AdminConfig)) -> World {
         let (bell, ring) = mpsc::channel();
         let (handle, mailbox) = control::channel(move || bell.send(()).unwrap_or(()));
         let stalled = Arc::new(AtomicBool::new(false));
@@ -180,7 +189,7 @@ impl World {
         thread::spawn(move || turn(&mailbox, &ring, &stall, rooms));
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut config = AdminConfig::new(listen, MAX_PLAYERS);
-        config.watch = watch;
+        set(&mut config);
         let admin = admin::start(config, handle).unwrap();
         World {
             addr: admin.local_addr(),
@@ -286,6 +295,7 @@ fn turn(mailbox: &Mailbox, ring: &mpsc::Receiver<()>, stall: &AtomicBool, rooms:
             hz: none,
             broadcast_every: none,
             max_frames: none,
+            secret: RoomSecret::from_bytes([0; 16]),
         };
         model.rooms.insert(number, room(&spec, number));
     }
@@ -560,6 +570,145 @@ fn pages_of_other_sites_are_refused() {
         world.addr
     );
     assert_eq!(world.ask("POST", "/api/rooms", &here, body).status, 201);
+}
+
+const TOKEN: &str = "a-token-for-the-tests";
+
+fn guarded() -> World {
+    let token = AdminToken::new(TOKEN).unwrap();
+    World::set_up(0, |config| config.guard = Guard::Token(token))
+}
+
+#[test]
+fn without_the_token_nothing_is_shown_or_changed() {
+    let world = guarded();
+    let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    let typed = "Content-Type: application/json\r\n";
+    let body = r#"{"room": 1, "members": [1]}"#;
+    for wrong in ["", "Authorization: Bearer a-token-for-the-test\r\n"] {
+        for (method, target) in [
+            ("GET", "/create?room=1&member=1"),
+            ("GET", "/api/rooms"),
+            ("POST", "/api/rooms"),
+            ("GET", "/api/rooms/1"),
+            ("DELETE", "/api/rooms/1"),
+            ("GET", "/api/matches/1"),
+            ("GET", "/api/stats"),
+        ] {
+            let reply = world.ask(method, target, &format!("{wrong}{typed}"), body);
+            assert_eq!(reply.status, 401, "{method} {target}: {reply:?}");
+            assert_eq!(reply.header("WWW-Authenticate"), Some("Bearer"));
+            let is_text = reply.header("Content-Type").unwrap().starts_with("text/");
+            assert_eq!(is_text, target.starts_with("/create"));
+            assert!(reply.text().contains("--admin-token"), "{reply:?}");
+            assert!(!reply.text().contains(TOKEN), "{reply:?}");
+        }
+        for (target, status) in [("/", 200), ("/healthz", 200), ("/livez", 204)] {
+            assert_eq!(world.ask("GET", target, wrong, "").status, status);
+        }
+    }
+    assert_eq!(world.ask("GET", "/api/rooms/1", &right, "").status, 404);
+    let made = world.ask("POST", "/api/rooms", &format!("{right}{typed}"), body);
+    assert_eq!((made.status, made.header("WWW-Authenticate")), (201, None));
+    let made = world.ask("GET", "/create?room=2&member=1", &right, "");
+    assert_eq!(made.status, 200);
+    let list = world.ask("GET", "/api/rooms", &right, "").json();
+    assert_eq!(list["total"], 2);
+}
+
+#[test]
+fn a_body_that_nobody_may_send_is_not_waited_for() {
+    let world = guarded();
+    let head = "POST /api/rooms HTTP/1.1\r\nContent-Type: application/json\r\n\
+                Content-Length: 60000\r\n\r\n";
+    assert_eq!(world.raw(head).status, 401);
+}
+
+#[test]
+fn a_name_that_leads_here_from_elsewhere_is_refused_without_a_token() {
+    let world = World::new();
+    let ask = |world: &World, host: &str| {
+        let rest = "Connection: close\r\n\r\n";
+        world.raw(&format!("GET /api/stats HTTP/1.1\r\n{host}{rest}"))
+    };
+    let rebound = "Host: rebound.example.org:10002\r\n";
+    for host in ["", "Host: localhost\r\n", "Host: [::1]:10002\r\n"] {
+        assert_eq!(ask(&world, host).status, 200, "{host}");
+    }
+    let refused = ask(&world, rebound);
+    assert_eq!(refused.status, 403);
+    assert!(refused.text().contains("--admin-token"), "{refused:?}");
+    let unprotected = World::set_up(0, |config| config.guard = Guard::Unprotected);
+    assert_eq!(ask(&unprotected, rebound).status, 200);
+}
+
+#[test]
+fn creation_tells_a_ticket_for_each_member_and_nothing_else_does() {
+    let secret = TicketSecret::new("0123456789abcdef0123456789abcdef").unwrap();
+    let secrets = TicketSecrets::new(secret, None);
+    let auth = Auth::Ticket(secrets.clone());
+    let config = Config {
+        auth,
+        room_timeout: Duration::from_secs(300),
+        reconnect_grace: Duration::from_secs(60),
+        ..Config::default()
+    };
+    let world = World::set_up(0, |admin| admin.tickets = Tickets::of(&config));
+    let check = |ticket: &str, room: u64, player: u64, at: i64| {
+        secrets.check(ticket, RoomId(room), PlayerId(player), at * 1_000_000)
+    };
+    // The fake loop creates every room at this second.
+    let created = 1_700_000_000;
+    let end = created + 300 + 60;
+
+    let text = world.get("/create?room=1&member=7,8");
+    let text = text.text();
+    let (_, tickets) = text.split_once("] room.Ticket=[").unwrap();
+    let tickets = tickets.strip_suffix(']').unwrap();
+    let tickets: Vec<_> = tickets
+        .split(',')
+        .map(|t| t.split_once(':').unwrap())
+        .collect();
+    assert_eq!([tickets[0].0, tickets[1].0], ["7", "8"]);
+    for (player, ticket) in [(7, tickets[0].1), (8, tickets[1].1)] {
+        assert_eq!(check(ticket, 1, player, created), Ok(()));
+        assert_eq!(check(ticket, 1, player, end + 4), Ok(()));
+        assert_eq!(check(ticket, 1, player, end + 5), Err(TicketFault::Expired));
+        let other = check(ticket, 1, 15 - player, created);
+        assert_eq!(other, Err(TicketFault::OtherPlayer));
+        assert_eq!(
+            check(ticket, 2, player, created),
+            Err(TicketFault::OtherRoom)
+        );
+    }
+
+    let big = u64::MAX;
+    let made = world.post(&format!(r#"{{"room": 2, "members": ["{big}", 8]}}"#));
+    let made = made.json();
+    for (index, player) in [big, 8].into_iter().enumerate() {
+        let ticket = made["seats"][index]["ticket"].as_str().unwrap();
+        assert_eq!(check(ticket, 2, player, created), Ok(()));
+    }
+    for target in [
+        "/",
+        "/api/rooms",
+        "/api/rooms/1",
+        "/api/rooms/2",
+        "/api/stats",
+    ] {
+        let reply = world.get(target);
+        assert!(!reply.text().contains("eyJ"), "{target}");
+        assert!(!reply.text().contains("\"ticket\""), "{target}");
+    }
+    let open = World::new();
+    assert!(
+        !open
+            .get("/create?room=1&member=1")
+            .text()
+            .contains("Ticket")
+    );
+    let made = open.post(r#"{"room": 2, "members": [1]}"#).json();
+    assert_eq!(made["seats"][0].get("ticket"), None);
 }
 
 #[test]

@@ -199,6 +199,8 @@ fn is_pure(path: &str) -> bool {
         "src/engine.rs",
         "src/client/",
         "src/client.rs",
+        "src/fields.rs",
+        "src/ticket.rs",
     ]
     .iter()
     .any(|pure| path.starts_with(pure))

@@ -3,19 +3,28 @@
 //! Pure. Ids of 64 bits go out as strings of digits, because a number in JavaScript has 53;
 //! they come in as either. Counters are numbers: none reaches 2^53.
 
-use std::fmt;
-
 use hdrhistogram::Histogram;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::counters::HttpCounters;
 use super::order::{self, BadField, Bounds, Given, Order};
+use crate::engine::auth::RoomSecret;
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
+use crate::fields::Fields;
 use crate::io::metrics::{ShellCounters, Stats};
+
+/// A room that was just created. What lets its players in is told this once.
+pub struct Created {
+    /// The room.
+    pub view: RoomView,
+    /// Its secret.
+    pub secret: RoomSecret,
+    /// A ticket for each of its seats, or none.
+    pub tickets: Vec<String>,
+}
 
 /// Reads the order of a room from a body.
 ///
@@ -35,33 +44,6 @@ pub fn parse(body: &[u8], bounds: Bounds) -> Result<Order, BadField> {
         given.push((name, value));
     }
     order::read("members", given, bounds)
-}
-
-/// The fields of an object as they stand: a map would hide one that comes twice.
-struct Fields(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
-        struct AsTheyStand;
-
-        impl<'de> Visitor<'de> for AsTheyStand {
-            type Value = Fields;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-
-        deserializer.deserialize_map(AsTheyStand)
-    }
 }
 
 fn take(name: &str, value: Value) -> Result<Given, BadField> {
@@ -119,6 +101,8 @@ struct SeatJson {
     cursor: u32,
     rtt_ms: Option<f64>,
     result: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -137,9 +121,13 @@ pub fn room(view: &RoomView) -> Vec<u8> {
     bytes(&RoomJson::new(view, None))
 }
 
-/// A room that was just created, with the secret drawn for it.
-pub fn created(view: &RoomView, secret: &str) -> Vec<u8> {
-    bytes(&RoomJson::new(view, Some(secret.to_owned())))
+/// A room that was just created, with what lets its players in.
+pub fn created(created: Created) -> Vec<u8> {
+    let mut room = RoomJson::new(&created.view, Some(created.secret.to_hex()));
+    for (seat, ticket) in room.seats.iter_mut().zip(created.tickets) {
+        seat.ticket = Some(ticket);
+    }
+    bytes(&room)
 }
 
 /// A part of the list of rooms.
@@ -278,6 +266,7 @@ impl SeatJson {
             cursor: view.cursor,
             rtt_ms: rtt_us.map(ms),
             result: view.result.map(|winner| winner.to_string()),
+            ticket: None,
         }
     }
 }

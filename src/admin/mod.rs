@@ -4,12 +4,13 @@
 //! through [`crate::io::control::Handle`].
 //!
 //! - [`query`] and [`json`] take requests apart, [`order`] gives the pieces their meaning;
-//! - [`routes`] turns a request into an answer, asking through [`desk`];
+//! - [`routes`] turns a request into an answer, asking through [`desk`], once [`guard`] lets it;
 //! - `server` carries both over tiny_http, and survives what that does wrong;
 //! - `hangup` ends connections that tiny_http would keep.
 
 pub mod counters;
 pub mod desk;
+pub mod guard;
 pub mod json;
 pub mod order;
 pub mod query;

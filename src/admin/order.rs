@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::engine::auth::RoomSecret;
 use crate::engine::id::{PlayerId, RoomId};
 use crate::engine::view::RoomSpec;
 use crate::limits::{BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE};
@@ -36,7 +37,7 @@ pub struct Order {
 
 impl Order {
     /// The order as the engine takes it, with `seed` where none was ordered.
-    pub fn into_spec(self, seed: i32) -> RoomSpec {
+    pub fn into_spec(self, seed: i32, secret: RoomSecret) -> RoomSpec {
         RoomSpec {
             room: self.room,
             members: self.members,
@@ -44,6 +45,7 @@ impl Order {
             hz: self.hz,
             broadcast_every: self.broadcast_every,
             max_frames: self.max_frames,
+            secret,
         }
     }
 }

@@ -12,15 +12,22 @@
 //! | GET | `/healthz` | 200, or 503 with the reason |
 //! | GET | `/livez` | 204 if HTTP alone works; the watchdog's question |
 //!
-//! HEAD is answered like GET, except at `/create`. Requests that change something and that a
-//! browser sends for a page of another site get 403. Nothing that a user sends goes into a
-//! header.
+//! HEAD is answered like GET, except at `/create`. All but the page and the two questions
+//! after the server's health is for whom [`Desk::guard`] lets in; others get 401, or 403 for a
+//! name that may be another site's. Requests that change something and that a browser sends
+//! for a page of another site get 403. Nothing that a user sends goes into a header. What lets
+//! players into a room is told once, in the answer to its creation.
 
 use std::fmt::Write as _;
 
+use base64ct::{Base64UrlUnpadded, Encoding};
+
 use super::desk::Desk;
+use super::guard::Stop;
+use super::json::Created;
 use super::order::{BadField, Order, id, quote};
 use super::{json, query};
+use crate::engine::auth::RoomSecret;
 use crate::engine::id::{MatchId, RoomId};
 use crate::engine::view::{CreateError, RoomView};
 use crate::io::control::Unavailable;
@@ -57,6 +64,8 @@ pub struct Head<'a> {
     pub fetch_site: Option<&'a str>,
     /// `Content-Type`.
     pub content_type: Option<&'a str>,
+    /// `Authorization`.
+    pub authorization: Option<&'a str>,
 }
 
 /// Why a body was not read.
@@ -107,6 +116,15 @@ pub fn answer(
     }
     let (path, query) = split(head.target);
     let segments: Vec<&str> = path.split('/').skip(1).collect();
+    if !matches!(segments.as_slice(), ["" | "healthz" | "livez"])
+        && let Err(stop) = desk.guard.check(head)
+    {
+        let answer = Answer::stopped(stop, head);
+        return match segments.as_slice() {
+            ["create"] => answer.into_text(),
+            _ => answer,
+        };
+    }
     match (segments.as_slice(), head.method) {
         ([""], Method::Get | Method::Head) => page(),
         (["create"], Method::Get) => create_as_text(desk, head, query),
@@ -145,8 +163,8 @@ fn split(target: &str) -> (&str, &str) {
 }
 
 fn page() -> Answer {
-    let nonce = match random_hex() {
-        Ok(nonce) => nonce,
+    let nonce = match random() {
+        Ok(bytes) => Base64UrlUnpadded::encode_string(&bytes),
         Err(answer) => return answer,
     };
     let policy = format!(
@@ -160,7 +178,7 @@ fn page() -> Answer {
 }
 
 /// The original's text, so that programs written for it read it as before. What is new
-/// stands after it: the seed, which the original did not tell, and the match.
+/// stands after it: the seed, which the original did not tell, the match, and tickets.
 fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     if let Err(answer) = same_site(head) {
         return answer.into_text();
@@ -168,7 +186,11 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     let created = query::parse(query, desk.bounds)
         .map_err(|bad| Answer::bad_field(&bad))
         .and_then(|order| create(desk, order));
-    let (view, secret) = match created {
+    let Created {
+        view,
+        secret,
+        tickets,
+    } = match created {
         Ok(created) => created,
         Err(answer) => return answer.into_text(),
     };
@@ -177,15 +199,23 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
         .iter()
         .map(|seat| seat.player.to_string())
         .collect();
-    let text = format!(
-        "room.ID=[{}] room.Secret=[{secret}] room.Time=[{}], room.Member=[{}] \
+    let mut text = format!(
+        "room.ID=[{}] room.Secret=[{}] room.Time=[{}], room.Member=[{}] \
          room.Seed=[{}] room.Match=[{}]",
         view.room,
+        secret.to_hex(),
         view.created_unix,
         members.join(","),
         view.seed,
         view.match_id,
     );
+    if !tickets.is_empty() {
+        let tickets = members.iter().zip(tickets);
+        let tickets: Vec<String> = tickets
+            .map(|(id, ticket)| format!("{id}:{ticket}"))
+            .collect();
+        write!(text, " room.Ticket=[{}]", tickets.join(",")).expect("a string takes everything");
+    }
     Answer::new(200, TEXT, text.into_bytes())
 }
 
@@ -214,19 +244,26 @@ fn create_as_json(
         .and_then(|body| json::parse(&body, desk.bounds).map_err(|bad| Answer::bad_field(&bad)))
         .and_then(|order| create(desk, order));
     match created {
-        Ok((view, secret)) => Answer::new(201, JSON, json::created(&view, &secret)),
+        Ok(created) => Answer::new(201, JSON, json::created(created)),
         Err(answer) => answer,
     }
 }
 
-fn create(desk: &Desk, order: Order) -> Result<(RoomView, String), Answer> {
-    let secret = random_hex()?;
+fn create(desk: &Desk, order: Order) -> Result<Created, Answer> {
+    let secret = RoomSecret::from_bytes(random()?);
     let seed = getrandom::u32()
         .map_err(|_| Answer::no_randomness())?
         .cast_signed();
-    let spec = order.into_spec(seed);
+    let spec = order.into_spec(seed, secret);
     match desk.ask(|control| control.create(spec)) {
-        Ok(Ok(view)) => Ok((view, secret)),
+        Ok(Ok(view)) => Ok(Created {
+            tickets: match &desk.tickets {
+                Some(tickets) => tickets.of_room(&view),
+                None => Vec::new(),
+            },
+            view,
+            secret,
+        }),
         Ok(Err(error)) => Err(Answer::refused(&error)),
         Err(error) => Err(Answer::unavailable(error)),
     }
@@ -318,15 +355,11 @@ fn same_site(head: &Head<'_>) -> Result<(), Answer> {
     ))
 }
 
-/// 128 random bits in 32 hexadecimal digits.
-fn random_hex() -> Result<String, Answer> {
+/// 128 random bits.
+fn random() -> Result<[u8; 16], Answer> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| Answer::no_randomness())?;
-    let mut hex = String::with_capacity(32);
-    for byte in bytes {
-        write!(hex, "{byte:02x}").expect("a string takes everything");
-    }
-    Ok(hex)
+    Ok(bytes)
 }
 
 impl Answer {
@@ -358,6 +391,25 @@ impl Answer {
         self.content_type = TEXT;
         self.body = text.into_bytes();
         self
+    }
+
+    fn stopped(stop: Stop, head: &Head<'_>) -> Answer {
+        match stop {
+            Stop::Unauthorized => Answer::error(
+                401,
+                None,
+                "send the server's --admin-token, as Authorization: Bearer TOKEN",
+            ),
+            Stop::Name => Answer::error(
+                403,
+                Some("Host"),
+                &format!(
+                    "`{}` may be the name of another site; ask for this server as localhost or by \
+                     its address, or start it with --admin-token",
+                    quote(head.host.unwrap_or(""))
+                ),
+            ),
+        }
     }
 
     fn wrong_method(allow: &'static str) -> Answer {
@@ -415,6 +467,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::guard::{AdminToken, Guard};
     use crate::admin::order::Bounds;
     use crate::io::control;
 
@@ -425,10 +478,15 @@ mod tests {
         origin: None,
         fetch_site: None,
         content_type: None,
+        authorization: None,
     };
 
     /// Answers without a loop: whatever needs one says 503.
     fn ask(head: Head<'_>) -> Answer {
+        ask_guarded(Guard::Loopback, head)
+    }
+
+    fn ask_guarded(guard: Guard, head: Head<'_>) -> Answer {
         let (control, mailbox) = control::channel(|| ());
         drop(mailbox);
         let desk = Desk::new(
@@ -436,6 +494,8 @@ mod tests {
             Bounds {
                 max_players_per_room: 4,
             },
+            guard,
+            None,
         );
         let body = || Ok(br#"{"room": 1, "members": [1]}"#.to_vec());
         answer(&desk, &head, body)
@@ -480,6 +540,135 @@ mod tests {
             assert_eq!(answer.allow.is_some(), status == 405, "{method:?} {target}");
         }
         assert_eq!(get(&"/".repeat(HTTP_TARGET_BYTES_MAX + 1)).status, 414);
+    }
+
+    /// Everything that shows players or changes something, with the status it has without a
+    /// loop, and paths that do not exist.
+    const GUARDED: [(Method, &str, u16); 11] = [
+        (Method::Get, "/create?room=1&member=1", 503),
+        (Method::Post, "/create", 405),
+        (Method::Get, "/api/rooms", 503),
+        (Method::Head, "/api/rooms", 503),
+        (Method::Post, "/api/rooms", 503),
+        (Method::Get, "/api/rooms/1", 503),
+        (Method::Delete, "/api/rooms/1", 503),
+        (Method::Get, "/api/matches/1", 503),
+        (Method::Get, "/api/stats", 503),
+        (Method::Get, "http://here/api/stats", 503),
+        (Method::Get, "//api/stats", 404),
+    ];
+    const OPEN: [(&str, u16); 4] = [
+        ("/", 200),
+        ("/?token=x", 200),
+        ("/healthz", 503),
+        ("/livez", 204),
+    ];
+    const TOKEN: &str = "0123456789abcdef";
+
+    /// What a guard answers to a head with another method and target.
+    fn status(guard: &Guard, head: Head<'static>, method: Method, target: &'static str) -> u16 {
+        let head = Head {
+            method,
+            target,
+            content_type: Some("application/json"),
+            ..head
+        };
+        let answer = ask_guarded(guard.clone(), head);
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(!text.contains(TOKEN), "{text}");
+        let is_create = target.starts_with("/create");
+        if matches!(answer.status, 401 | 403) {
+            let expected = if is_create { TEXT } else { JSON };
+            assert_eq!(answer.content_type, expected, "{target}");
+        }
+        answer.status
+    }
+
+    #[test]
+    fn with_a_token_set_only_the_page_and_health_are_open_to_others() {
+        let guard = Guard::Token(AdminToken::new(TOKEN).unwrap());
+        for authorization in [
+            None,
+            Some(""),
+            Some("Bearer "),
+            Some(TOKEN),
+            Some("Bearer 0123456789abcdeX"),
+            Some("Basic 0123456789abcdef"),
+        ] {
+            let head = Head {
+                authorization,
+                ..GET
+            };
+            for (method, target, _) in GUARDED {
+                let status = status(&guard, head, method, target);
+                assert_eq!(status, 401, "{target} {authorization:?}");
+            }
+            for (target, expected) in OPEN {
+                assert_eq!(status(&guard, head, Method::Get, target), expected);
+            }
+        }
+        let head = Head {
+            authorization: Some("Bearer 0123456789abcdef"),
+            // With a token, a name is as good as an address.
+            host: Some("game.example.org"),
+            ..GET
+        };
+        for (method, target, expected) in GUARDED {
+            assert_eq!(status(&guard, head, method, target), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_names_that_may_be_another_sites_are_refused_on_loopback() {
+        for (host, refused) in [
+            (None, false),
+            (Some("localhost:10002"), false),
+            (Some("[::1]:10002"), false),
+            (Some("rebound.example.org:10002"), true),
+        ] {
+            let head = Head { host, ..GET };
+            for (method, target, expected) in GUARDED {
+                let expected = if refused { 403 } else { expected };
+                let found = status(&Guard::Loopback, head, method, target);
+                assert_eq!(found, expected, "{host:?} {target}");
+                if refused {
+                    let found = status(&Guard::Unprotected, head, method, target);
+                    assert_ne!(found, 403, "{target}");
+                }
+            }
+            for (target, expected) in OPEN {
+                assert_eq!(
+                    status(&Guard::Loopback, head, Method::Get, target),
+                    expected
+                );
+            }
+        }
+        let answer = ask(Head {
+            host: Some("rebound.example.org"),
+            target: "/create?room=1&member=1",
+            ..GET
+        });
+        let text = String::from_utf8(answer.body).unwrap();
+        assert!(text.contains("--admin-token"), "{text}");
+    }
+
+    #[test]
+    fn no_body_is_read_of_those_who_are_not_let_in() {
+        let (control, mailbox) = control::channel(|| ());
+        drop(mailbox);
+        let bounds = Bounds {
+            max_players_per_room: 4,
+        };
+        let guard = Guard::Token(AdminToken::new(TOKEN).unwrap());
+        let desk = Desk::new(control, bounds, guard, None);
+        let head = Head {
+            method: Method::Post,
+            target: "/api/rooms",
+            content_type: Some("application/json"),
+            ..GET
+        };
+        let answer = answer(&desk, &head, || panic!("the body is read"));
+        assert_eq!(answer.status, 401);
     }
 
     #[test]

@@ -47,7 +47,8 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tiny_http::{Header, Request, Response, StatusCode};
 
-use super::desk::Desk;
+use super::desk::{Desk, Tickets};
+use super::guard::Guard;
 use super::hangup::Hangup;
 use super::order::Bounds;
 use super::routes::{self, Answer, BodyError, Head, Method};
@@ -76,16 +77,22 @@ pub struct AdminConfig {
     pub listen: SocketAddr,
     /// Members that a room may have (`--max-players-per-room`).
     pub max_players_per_room: usize,
+    /// What protects it.
+    pub guard: Guard,
+    /// Makes the tickets of new rooms, if players need some.
+    pub tickets: Option<Tickets>,
     /// The watchdog's times; tests make them short.
     pub watch: Watch,
 }
 
 impl AdminConfig {
-    /// The usual set-up.
+    /// The usual set-up: for this machine alone, and without tickets.
     pub fn new(listen: SocketAddr, max_players_per_room: usize) -> AdminConfig {
         AdminConfig {
             listen,
             max_players_per_room,
+            guard: Guard::Loopback,
+            tickets: None,
             watch: Watch::default(),
         }
     }
@@ -175,7 +182,7 @@ pub fn start(config: AdminConfig, control: Handle) -> Result<Admin, AdminError> 
         max_players_per_room: config.max_players_per_room,
     };
     let shared = Arc::new(Shared {
-        desk: Desk::new(control, bounds),
+        desk: Desk::new(control, bounds, config.guard, config.tickets),
         watch: config.watch,
         addr,
         hangup: Hangup::new(),
@@ -549,6 +556,7 @@ fn answer(shared: &Shared, request: &mut Request) -> Answer {
     let owned = |name| header(request, name).map(str::to_owned);
     let (host, origin) = (owned("Host"), owned("Origin"));
     let (fetch_site, content_type) = (owned("Sec-Fetch-Site"), owned("Content-Type"));
+    let authorization = owned("Authorization");
     let target = request.url().to_owned();
     let head = Head {
         method: match request.method() {
@@ -563,6 +571,7 @@ fn answer(shared: &Shared, request: &mut Request) -> Answer {
         origin: origin.as_deref(),
         fetch_site: fetch_site.as_deref(),
         content_type: content_type.as_deref(),
+        authorization: authorization.as_deref(),
     };
     let answer = routes::answer(&shared.desk, &head, || read_body(request));
     count(shared, answer.status);
@@ -646,6 +655,9 @@ fn headers(answer: &Answer) -> Vec<Header> {
     ];
     if answer.status == 503 {
         headers.push(("Retry-After", "1"));
+    }
+    if answer.status == 401 {
+        headers.push(("WWW-Authenticate", "Bearer"));
     }
     if let Some(allow) = answer.allow {
         headers.push(("Allow", allow));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::auth::Auth;
+
 /// Settings of the engine, already checked by [`crate::config`]. The defaults are those of
 /// the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Config {
     pub max_sessions: usize,
     /// Members that a room may have.
     pub max_players_per_room: usize,
+    /// What the token of a Connect must be.
+    pub auth: Auth,
 }
 
 impl Default for Config {
@@ -41,6 +45,7 @@ impl Default for Config {
             max_rooms: 100_000,
             max_sessions: 20_000,
             max_players_per_room: 64,
+            auth: Auth::Open,
         }
     }
 }

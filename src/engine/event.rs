@@ -7,6 +7,7 @@ use super::drops::Disconnect;
 use super::id::{MatchId, PlayerId, RoomId};
 use super::view::OverReason;
 use super::wire::message::ConnectCode;
+use crate::ticket::TicketFault;
 
 /// Something happened. Nothing depends on its being read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub enum Event {
         room: RoomId,
         /// The answer.
         code: ConnectCode,
+        /// What is wrong with its ticket, which the answer does not say.
+        ticket: Option<TicketFault>,
     },
     /// A player took a seat.
     SeatTaken {

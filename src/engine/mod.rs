@@ -6,6 +6,7 @@
 //! byte. Two drivers use it: the event loop in [`crate::io`] and the simulator in
 //! [`crate::sim`]. Begin with [`server`].
 
+pub mod auth;
 pub mod config;
 pub mod counters;
 pub mod drops;

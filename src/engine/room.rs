@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use super::auth::RoomSecret;
 use super::broadcast::Broadcast;
 use super::drops::Drop;
 use super::frame_log::{Cursor, FrameLog};
@@ -47,6 +48,8 @@ pub struct Rules {
     pub room_timeout: Duration,
     /// Time for which the match runs on with everybody offline.
     pub reconnect_grace: Duration,
+    /// Lets its players in where the room's own secret does.
+    pub secret: RoomSecret,
 }
 
 /// The moment of a call, as the room needs it.
@@ -146,6 +149,11 @@ impl Room {
     /// Its match.
     pub fn match_id(&self) -> MatchId {
         self.rules.match_id
+    }
+
+    /// Lets its players in where the room's own secret does.
+    pub fn secret(&self) -> RoomSecret {
+        self.rules.secret
     }
 
     /// Whether the match has ended.

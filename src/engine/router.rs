@@ -1,6 +1,7 @@
 //! The way of a message from a session to its room, and of what the room wants done back to
 //! sessions. The part of [`Server`] that knows both sides; it has no public face.
 
+use super::auth::{Auth, Refusal};
 use super::contain::contain;
 use super::drops::{Disconnect, Drop};
 use super::event::Event;
@@ -65,8 +66,12 @@ impl Server {
         let affordable = self.sessions[key].budget.packet(now);
         let decoded = affordable.and_then(|()| Uplink::decode(packet));
         let handled = decoded.and_then(|message| match message {
-            Uplink::Connect { player, room, .. } => {
-                self.connect(now, key, player, room);
+            Uplink::Connect {
+                player,
+                room,
+                token,
+            } => {
+                self.connect(now, key, player, room, &token);
                 Ok(())
             }
             Uplink::Heartbeat => self.answer(now, key, &Downlink::Heartbeat),
@@ -92,28 +97,49 @@ impl Server {
 
     /// Answers a Connect. One that is accepted moves the session to its seat, at once if
     /// the address is proved, and else with the proof.
-    fn connect(&mut self, now: Time, key: SessionKey, player: PlayerId, id: RoomId) {
-        let found = self.find_seat(player, id);
-        let code = found.map_or_else(|code| code, |_| ConnectCode::Ok);
+    fn connect(&mut self, now: Time, key: SessionKey, player: PlayerId, id: RoomId, token: &str) {
+        let found = self.admit(now, player, id, token);
+        let code = found.map_or_else(|refusal| refusal.code, |_| ConnectCode::Ok);
         self.say(now, key, &Downlink::Connect(code));
         match found {
             Ok((room, seat)) => {
                 self.leave_other_seat(now, key, room, seat);
-                self.sessions[key].place = Place::Claims(player, id);
+                let match_id = self.rooms[room].room.match_id();
+                self.sessions[key].place = Place::Claims(room, match_id, seat);
                 if self.sessions[key].link().is_proved() {
                     self.take_seat(now, key, room, seat);
                 }
             }
-            Err(code) => {
+            Err(Refusal { code, ticket }) => {
                 let addr = self.sessions[key].addr;
                 self.tell(Event::Refused {
                     addr,
                     player,
                     room: id,
                     code,
+                    ticket,
                 });
             }
         }
+    }
+
+    /// The seat that a Connect is for, or the first reason that applies why it is refused.
+    /// A ticket comes first: without one, nobody learns which rooms and players there are.
+    fn admit(
+        &self,
+        now: Time,
+        player: PlayerId,
+        id: RoomId,
+        token: &str,
+    ) -> Result<(RoomKey, Seat), Refusal> {
+        if let Auth::Ticket(secrets) = &self.config.auth {
+            secrets.check(token, id, player, self.unix_us(now))?;
+        }
+        let (room, seat) = self.find_seat(player, id)?;
+        if self.config.auth == Auth::Room && !self.rooms[room].room.secret().is(token) {
+            return Err(ConnectCode::Token.into());
+        }
+        Ok((room, seat))
     }
 
     fn find_seat(&self, player: PlayerId, id: RoomId) -> Result<(RoomKey, Seat), ConnectCode> {
@@ -142,12 +168,16 @@ impl Server {
 
     /// The peer has proved its address: it gets what it claims and wins against its rival.
     pub(super) fn proved(&mut self, now: Time, key: SessionKey) {
-        if let Place::Claims(player, id) = self.sessions[key].place {
+        if let Place::Claims(room, match_id, seat) = self.sessions[key].place {
             self.sessions[key].place = Place::None;
-            match self.find_seat(player, id) {
-                Ok((room, seat)) => self.take_seat(now, key, room, seat),
-                // It ended between the answer to Connect and the proof.
-                Err(_) => self.say(now, key, &Downlink::Close),
+            let granted = self.rooms.get(room).map(|slot| &slot.room);
+            if granted.is_some_and(|room| room.match_id() == match_id && !room.is_over()) {
+                self.take_seat(now, key, room, seat);
+            } else {
+                // It ended between the answer to Connect and the proof. Its room may have
+                // been created anew, but that is another match, with members and a secret of
+                // its own.
+                self.say(now, key, &Downlink::Close);
             }
         }
         self.settle_rivalry(now, key);
@@ -381,6 +411,7 @@ mod tests {
 
     use super::*;
     use crate::client::{Client, ClientConfig, ClientEvent};
+    use crate::engine::auth::RoomSecret;
     use crate::engine::config::{Config, Secrets};
     use crate::engine::transmit::Transmits;
     use crate::engine::view::{Phase, RoomSpec};
@@ -414,6 +445,7 @@ mod tests {
                     hz: None,
                     broadcast_every: None,
                     max_frames: None,
+                    secret: RoomSecret::from_bytes([0; 16]),
                 };
                 rig.server.create_room(now, spec).unwrap();
                 let config = ClientConfig::new(PlayerId(number), RoomId(number));

@@ -211,12 +211,16 @@ impl Server {
     }
 
     pub(super) fn now(&self, now: Time) -> Now {
-        let us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
-        let unix_us = self.wall_us.saturating_add(us);
         Now {
             time: now,
-            unix_seconds: unix_us.div_euclid(1_000_000),
+            unix_seconds: self.unix_us(now).div_euclid(1_000_000),
         }
+    }
+
+    /// What the wall shows, in Unix microseconds.
+    pub(super) fn unix_us(&self, now: Time) -> i64 {
+        let us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        self.wall_us.saturating_add(us)
     }
 
     // --- Commands -------------------------------------------------------------------------
@@ -337,6 +341,7 @@ impl Server {
             ready_timeout: config.ready_timeout,
             room_timeout: config.room_timeout,
             reconnect_grace: config.reconnect_grace,
+            secret: spec.secret,
         })
     }
 

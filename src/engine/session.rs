@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::budget::Budget;
 use super::drops::{Disconnect, Drop};
 use super::guests::GuestId;
-use super::id::{Conv, PlayerId, RoomId, Seat};
+use super::id::{Conv, MatchId, Seat};
 use super::link::{Link, Valve};
 use super::time::Time;
 use super::transmit::Sink;
@@ -40,9 +40,9 @@ pub(super) type RoomKey = usize;
 pub(super) enum Place {
     /// Nowhere.
     None,
-    /// It was answered Ok to its Connect and gets this player's seat when it proves its
-    /// address, if the room still runs then.
-    Claims(PlayerId, RoomId),
+    /// It was answered Ok to its Connect and gets this seat when it proves its address, if
+    /// this match, and no other in its place, still runs then.
+    Claims(RoomKey, MatchId, Seat),
     /// It holds the seat.
     Holds(RoomKey, Seat),
 }

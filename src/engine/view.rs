@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::auth::RoomSecret;
 use super::id::{FrameId, MatchId, Percent, PlayerId, RoomId};
 
 /// A room to be created.
@@ -22,6 +23,8 @@ pub struct RoomSpec {
     pub broadcast_every: Option<u32>,
     /// Frames after which the match is over, if not the server's setting.
     pub max_frames: Option<u32>,
+    /// The token that lets its players in where the room's own secret does.
+    pub secret: RoomSecret,
 }
 
 /// Why a room was not created.

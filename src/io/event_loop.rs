@@ -307,8 +307,10 @@ impl EventLoop {
                     player,
                     room,
                     code,
+                    ticket,
                 } => {
-                    log::debug!("{addr}: player {player} refused in room {room}: {code:?}");
+                    let why = ticket.map_or(String::new(), |fault| format!(" ({fault})"));
+                    log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}");
                 }
                 Event::SeatTaken { addr, player, room } => {
                     log::debug!("{addr}: player {player} takes a seat in room {room}");

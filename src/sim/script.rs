@@ -10,6 +10,7 @@ use super::oracle::{Conn, Violation};
 use super::path::Path;
 use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
 use crate::client::{Client, ClientConfig, ClientEvent, ClientState};
+use crate::engine::auth::RoomSecret;
 use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
 use crate::engine::time::Time;
 use crate::engine::view::RoomSpec;
@@ -136,6 +137,7 @@ impl World {
                 hz: Some(hz),
                 broadcast_every: Some(broadcast_every),
                 max_frames: Some(u32::try_from(max_frames).expect("it is small")),
+                secret: RoomSecret::from_bytes([0; 16]),
             },
             hz,
             broadcast_every,

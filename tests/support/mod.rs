@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kcp::Kcp;
+use lockstep_server::engine::auth::RoomSecret;
 use lockstep_server::engine::config::{Config, Secrets};
 use lockstep_server::engine::id::{Percent, PlayerId, RoomId};
 use lockstep_server::engine::server::Server;
@@ -23,6 +24,8 @@ use lockstep_server::engine::wire::packet::PacketReader;
 use lockstep_server::limits::DOWNLINK_BODY_MAX;
 
 pub(crate) const ROOM: RoomId = RoomId(7);
+/// The secret of each room.
+pub(crate) const SECRET: &[u8; 16] = b"no room, no seat";
 /// What the wall shows at the beginning, in Unix seconds.
 pub(crate) const WALL: i64 = 1_700_000_000;
 
@@ -95,6 +98,7 @@ pub(crate) fn spec(members: &[u64]) -> RoomSpec {
         hz: None,
         broadcast_every: None,
         max_frames: None,
+        secret: RoomSecret::from_bytes(*SECRET),
     }
 }
 

@@ -215,6 +215,7 @@ mod tests {
     use super::*;
     use crate::weather::Weather;
     use lockstep_server::config::Listen;
+    use lockstep_server::engine::auth::RoomSecret;
     use lockstep_server::engine::config::Config;
     use lockstep_server::engine::id::{PlayerId, RoomId};
     use lockstep_server::engine::view::RoomSpec;
@@ -249,6 +250,7 @@ mod tests {
                 hz: None,
                 broadcast_every: None,
                 max_frames: None,
+                secret: RoomSecret::from_bytes([0; 16]),
             };
             handle.create(spec).unwrap().unwrap();
         }

@@ -429,7 +429,7 @@ static MAX_SESSIONS: Setting = Setting {
         unit: "sessions",
         range: as_u32(limits::SESSIONS_RANGE),
     },
-    help: "Clients at once; one more gets no answer",
+    help: "Clients at once; for one more, the oldest without a seat makes way",
 };
 
 static MAX_PLAYERS_PER_ROOM: Setting = Setting {

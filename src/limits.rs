@@ -105,6 +105,10 @@ pub const PROBE_EVERY_IDLE: Duration = Duration::from_secs(2);
 /// proved its address.
 pub const REPEAT_FIRST_EVERY: Duration = Duration::from_millis(100);
 
+/// Silence of a session that has proved nothing after which it ends: there may be many of them,
+/// and a client that comes back later begins anew.
+pub const UNPROVED_LIFE: Duration = Duration::from_secs(5);
+
 /// Silence of a session that has proved nothing, candidates among them, after which the
 /// beginning of another conversation takes its place. A client that lives repeats itself
 /// more often.

@@ -27,7 +27,7 @@ use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
     BACKLOG_MAX, OFFLINE_AFTER, PAST_LIFE, PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW,
-    QUIET_AFTER, REPEAT_FIRST_EVERY, SEATLESS_LIFE, UNPROVED_SILENCE_MAX,
+    QUIET_AFTER, REPEAT_FIRST_EVERY, SEATLESS_LIFE, UNPROVED_LIFE, UNPROVED_SILENCE_MAX,
 };
 
 /// The slab key of a session.
@@ -204,17 +204,9 @@ impl Session {
             _ if quiet => Valve::Shut,
             // It must go on repeating itself until the proof: each repetition fetches
             // another copy of the answer, to be echoed.
-            _ if self.claims() || self.in_doubt => Valve::NoAcknowledgements,
-            Rival::Candidate {
-                same_conv: true, ..
-            } => Valve::NoAcknowledgements,
+            _ if !self.link.is_proved() || self.in_doubt => Valve::NoAcknowledgements,
             _ => Valve::Open,
         }
-    }
-
-    /// Whether it has been answered Ok and proved nothing yet.
-    fn claims(&self) -> bool {
-        matches!(self.place, Place::Claims(..)) && !self.link.is_proved()
     }
 
     /// Whether more frames may be put into the link now.
@@ -233,7 +225,7 @@ impl Session {
     /// A candidate has as much time as any session: while the proof is held up by a bad
     /// network, its client has our answer and can never begin anew under the same number.
     pub(super) fn fate(&self, now: Time, idle_timeout: Duration) -> Option<Disconnect> {
-        let reason = if now.since(self.heard_at) >= idle_timeout {
+        let reason = if now.since(self.heard_at) >= self.silence_max(idle_timeout) {
             Disconnect::Idle
         } else if self.link.backlog() > 0 && now.since(self.progress_at) >= idle_timeout {
             Disconnect::Stalled
@@ -250,6 +242,14 @@ impl Session {
         }
     }
 
+    /// The silence of which it ends.
+    fn silence_max(&self, idle_timeout: Duration) -> Duration {
+        match self.rival {
+            Rival::None if !self.link.is_proved() => idle_timeout.min(UNPROVED_LIFE),
+            _ => idle_timeout,
+        }
+    }
+
     /// When it must hold a seat, unless it does.
     fn seat_by(&self) -> Option<Time> {
         match self.place {
@@ -261,7 +261,7 @@ impl Session {
     /// When [`Session::fate`], [`Session::falls_offline`] or [`Session::flush`] must be
     /// looked at again though nothing happens; later than `now`.
     pub(super) fn next_deadline(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
-        let mut at = self.heard_at + idle_timeout;
+        let mut at = self.heard_at + self.silence_max(idle_timeout);
         let mut sooner = |deadline: Time| at = at.min(deadline);
         if self.link.backlog() > 0 {
             sooner(self.progress_at + idle_timeout);
@@ -270,16 +270,23 @@ impl Session {
         if self.early.is_some() {
             sooner(self.heard_at + PAST_LIFE);
         }
-        if !self.offline {
+        if !self.offline && matches!(self.place, Place::Holds(..)) {
             sooner(self.heard_at.max(self.watched_since) + OFFLINE_AFTER);
         }
         if self.may_probe() {
             sooner(self.next_probe(now, idle_timeout, owed));
         }
-        if self.valve(now) != Valve::Shut {
-            self.link.next_flush(now).into_iter().for_each(sooner);
+        if let Some(due) = self.next_flush(now) {
+            sooner(due);
         }
         at.max(now + Duration::from_micros(1))
+    }
+
+    /// When KCP must be flushed though nothing happens. Who has proved nothing gets its answer
+    /// again when it speaks again, and so costs nothing while it is silent.
+    fn next_flush(&self, now: Time) -> Option<Time> {
+        let wakes = self.link.is_proved() && self.valve(now) != Valve::Shut;
+        self.link.next_flush(now).filter(|_| wakes)
     }
 
     // --- Commands -------------------------------------------------------------------------
@@ -380,12 +387,12 @@ impl Session {
         let valve = self.valve(now);
         self.link.set_valve(valve);
         if valve != Valve::Shut {
-            let due = self.link.next_flush(now).is_some_and(|at| at <= now);
+            let due = self.next_flush(now).is_some_and(|at| at <= now);
             if due || self.link.wants_flush() {
                 self.link.flush(now);
             }
         }
-        if std::mem::take(&mut self.heard) && self.claims() {
+        if std::mem::take(&mut self.heard) {
             self.link.repeat_first(now, REPEAT_FIRST_EVERY);
         }
         let probe = self.may_probe() && self.next_probe(now, idle_timeout, owed) <= now;

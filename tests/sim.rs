@@ -9,37 +9,48 @@ use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::drops::{Disconnect, Drop};
 use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId, Seat};
 use lockstep_server::engine::time::Time;
-use lockstep_server::engine::view::{OverReason, Phase, RoomView, SeatView};
+use lockstep_server::engine::view::{CreateError, OverReason, Phase, RoomView, SeatView};
 use lockstep_server::engine::wire::frame::{
     Command, Frame, FrameInput, encode_frame, encode_input,
 };
 use lockstep_server::engine::wire::message::ConnectCode;
+use lockstep_server::sim::fault::{Fault, Happened};
 use lockstep_server::sim::oracle::{Conn, Match, Oracle, Turn, Violation, command_of};
 use lockstep_server::sim::{World, run};
 
 // --- Worlds -----------------------------------------------------------------------------------
 
-fn all_pass(seeds: std::ops::Range<u64>) {
+fn all_pass(seeds: std::ops::Range<u64>) -> Happened {
+    let mut faults = Happened::default();
     for seed in seeds {
-        if let Err(failure) = run(seed) {
-            panic!("{failure}");
+        match run(seed) {
+            Ok(report) => faults.add(&report.faults),
+            Err(failure) => panic!("{failure}"),
         }
+    }
+    faults
+}
+
+#[test]
+fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
+    let pieces: Vec<_> = [0..100, 100..200, 200..300]
+        .map(|seeds| std::thread::spawn(|| all_pass(seeds)))
+        .into();
+    let mut faults = Happened::default();
+    for piece in pieces {
+        faults.add(&piece.join().unwrap());
+    }
+    for kind in Fault::ALL {
+        assert!(faults.of(*kind) > 0, "{} never happens", kind.name());
     }
 }
 
 #[test]
-fn worlds_0_to_99_keep_every_rule() {
-    all_pass(0..100);
-}
-
-#[test]
-fn worlds_100_to_199_keep_every_rule() {
-    all_pass(100..200);
-}
-
-#[test]
-fn worlds_200_to_299_keep_every_rule() {
-    all_pass(200..300);
+fn a_world_without_a_kind_of_fault_has_none_of_it() {
+    for (seed, kind) in (0..).zip(Fault::ALL) {
+        let report = World::without(seed, vec![*kind]).run().unwrap();
+        assert_eq!(report.faults.of(*kind), 0, "{}", kind.name());
+    }
 }
 
 /// Seeds that found something once. What they were then is gone with the script of that
@@ -47,7 +58,8 @@ fn worlds_200_to_299_keep_every_rule() {
 #[test]
 fn worlds_that_found_faults_keep_every_rule() {
     for seed in [
-        316, 3595, 5616, 5628, 5683, 9050, 10_412, 10_558, 11_458, 14_285,
+        316, 1472, 1782, 2635, 3595, 4221, 5616, 5628, 5683, 7855, 9050, 10_110, 10_412, 10_558,
+        11_458, 14_285,
     ] {
         all_pass(seed..seed + 1);
     }
@@ -152,7 +164,7 @@ impl Watched {
     /// A match that started at time 0 and stamp 100, which both players have joined.
     fn new() -> Watched {
         let mut oracle = Oracle::default();
-        let of = oracle.created(&view());
+        let of = oracle.created(&view()).unwrap();
         let conns = [11, 12].map(|player| oracle.opened(PlayerId(player), RoomId(1)));
         for (index, conn) in conns.into_iter().enumerate() {
             let other = PlayerId([12, 11][index]);
@@ -427,6 +439,27 @@ fn wrong_news_for_a_client_are_found() {
 }
 
 #[test]
+fn a_close_without_a_match_is_found_unless_the_server_stops() {
+    let heard = |stops: bool, room: u64| {
+        let mut watched = Watched::new();
+        if stops {
+            watched.oracle.stops();
+        }
+        let conn = watched.oracle.opened(PlayerId(11), RoomId(room));
+        watched.oracle.heard(conn, &ClientEvent::Closed)
+    };
+    assert!(matches!(
+        heard(false, 2),
+        Err(Violation::ClosedEarly { .. })
+    ));
+    heard(true, 2).unwrap();
+    let mut watched = Watched::new();
+    watched.oracle.stops();
+    let found = watched.oracle.heard(watched.conns[0], &ClientEvent::Closed);
+    assert!(matches!(found, Err(Violation::ClosedEarly { .. })));
+}
+
+#[test]
 fn a_client_left_behind_or_never_told_of_the_end_is_found() {
     let mut watched = Watched::new();
     for _ in 0..10 {
@@ -455,6 +488,32 @@ fn a_client_left_behind_or_never_told_of_the_end_is_found() {
         .unwrap();
     let found = watched.oracle.must_be_closed(conn, now);
     assert!(matches!(found, Err(Violation::NoClose { .. })));
+}
+
+#[test]
+fn a_room_created_twice_or_refused_without_reason_is_found() {
+    let mut watched = Watched::new();
+    let wrong = |found| matches!(found, Err(Violation::Rooms { .. }));
+    assert!(wrong(watched.oracle.created(&view()).map(|_| ())));
+
+    let mut watched = Watched::new();
+    let refused = |watched: &Watched, error: CreateError| {
+        let (running_max, held) = (2, 3);
+        watched
+            .oracle
+            .not_created(RoomId(1), &error, held, running_max)
+    };
+    let (room, match_id) = (RoomId(1), MatchId(9));
+    refused(&watched, CreateError::Exists { room, match_id }).unwrap();
+    let other = MatchId(10);
+    let exists = |match_id| CreateError::Exists { room, match_id };
+    assert!(wrong(refused(&watched, exists(other))));
+    assert!(wrong(refused(&watched, CreateError::Full { max: 2 })));
+    assert!(wrong(refused(&watched, CreateError::Stopping)));
+    let (of, head) = (watched.of, watched.head);
+    let reason = OverReason::Closed;
+    watched.oracle.over(of, Time::ZERO, reason, head).unwrap();
+    assert!(wrong(refused(&watched, exists(match_id))));
 }
 
 #[test]

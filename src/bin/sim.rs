@@ -3,7 +3,11 @@
 //! ```text
 //! lockstep-sim --seeds 2000            many worlds, on every core
 //! lockstep-sim --seed 17 --verbose     one of them again, line by line
+//! lockstep-sim --seed 17 --without flood,outage     the same without some faults
 //! ```
+//!
+//! After a failure it looks for the kinds of faults that the failure needs: each kind is left
+//! out in turn, and stays out if the world fails nevertheless.
 //!
 //! The worlds are [`lockstep_server::sim`]'s. What needs threads, a clock or a terminal is
 //! here: workers that take one seed after another, the progress bar and the totals.
@@ -22,6 +26,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::drops::{Disconnect, Drop};
+use lockstep_server::sim::fault::{Fault, Happened};
 use lockstep_server::sim::network::Tally;
 use lockstep_server::sim::{Failure, Report, World};
 
@@ -39,6 +44,9 @@ struct Args {
     /// With --seed: print everything that happens
     #[arg(long, requires = "seed")]
     verbose: bool,
+    /// Leave these kinds of faults out, with commas between them
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = fault)]
+    without: Vec<Fault>,
     /// Run so many worlds
     #[arg(long, value_name = "N", default_value_t = 500)]
     seeds: u64,
@@ -50,10 +58,17 @@ struct Args {
     threads: Option<u16>,
 }
 
+fn fault(name: &str) -> Result<Fault, String> {
+    Fault::from_name(name).ok_or_else(|| {
+        let names: Vec<&str> = Fault::ALL.iter().map(|kind| kind.name()).collect();
+        format!("no such kind; there are {}", names.join(", "))
+    })
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let passed = match args.seed {
-        Some(seed) => run_one(seed, args.verbose),
+        Some(seed) => run_one(seed, &args),
         None => run_many(&args),
     };
     if passed {
@@ -64,15 +79,15 @@ fn main() -> ExitCode {
 }
 
 /// Runs the world of a seed. A panic in it is a failure as any other.
-fn run_world(seed: u64, verbose: bool) -> Outcome {
-    let mut world = World::new(seed);
+fn run_world(seed: u64, without: &[Fault], verbose: bool) -> Outcome {
+    let mut world = World::without(seed, without.to_vec());
     if verbose {
         let mut out = std::io::stdout().lock();
         // A closed pipe is no reason to stop: the verdict still counts.
         world.watch(Box::new(move |line| drop(writeln!(out, "{line}"))));
     }
     match catch_unwind(AssertUnwindSafe(|| world.run())) {
-        Ok(result) => result.map_err(Box::new),
+        Ok(result) => result,
         Err(panic) => {
             let text = panic
                 .downcast_ref::<String>()
@@ -84,8 +99,47 @@ fn run_world(seed: u64, verbose: bool) -> Outcome {
     }
 }
 
-fn run_one(seed: u64, verbose: bool) -> bool {
-    match run_world(seed, verbose) {
+/// Leaves out one kind of fault after the other, as far as the world still fails.
+fn shrink(failure: &Failure, without: &[Fault]) -> Vec<Fault> {
+    let mut without = without.to_vec();
+    for kind in failure.faults.kinds() {
+        without.push(kind);
+        if run_world(failure.seed, &without, false).is_ok() {
+            without.pop();
+        }
+    }
+    without
+}
+
+/// Prints a failure, and how to see it with as few kinds of faults as possible.
+fn explain(failure: &Failure, without: &[Fault]) {
+    println!("{failure}");
+    let seed = failure.seed;
+    let names = |kinds: &[Fault]| -> String {
+        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+        names.join(",")
+    };
+    let replay = |without: &[Fault]| {
+        let option = if without.is_empty() {
+            ""
+        } else {
+            " --without "
+        };
+        let names = names(without);
+        println!("replay: lockstep-sim --seed {seed} --verbose{option}{names}");
+    };
+    replay(without);
+    let smallest = shrink(failure, without);
+    let needed = |kind: &Fault| !smallest.contains(kind);
+    let needed: Vec<Fault> = failure.faults.kinds().filter(needed).collect();
+    println!("needs: {}", names(&needed));
+    if smallest.len() > without.len() {
+        replay(&smallest);
+    }
+}
+
+fn run_one(seed: u64, args: &Args) -> bool {
+    match run_world(seed, &args.without, args.verbose) {
         Ok(report) => {
             println!(
                 "seed {seed} passed: {} steps, {:.1} virtual seconds, trace {:016x}",
@@ -99,7 +153,7 @@ fn run_one(seed: u64, verbose: bool) -> bool {
             true
         }
         Err(failure) => {
-            println!("{failure}");
+            explain(&failure, &args.without);
             false
         }
     }
@@ -124,8 +178,7 @@ fn run_many(args: &Args) -> bool {
     let seconds = begun.elapsed().as_secs_f64();
     let rate = f64::from(totals.worlds) / seconds.max(1e-6);
     for failure in &failures {
-        println!("{failure}");
-        println!("replay: lockstep-sim --seed {} --verbose", failure.seed);
+        explain(failure, &args.without);
     }
     println!(
         "{} seeds from {} on passed, {} failed: {seconds:.1} s, {rate:.1} seeds/s, {threads} threads",
@@ -146,7 +199,7 @@ fn work(args: &Args, next: &AtomicU64, stop: &AtomicBool, send: mpsc::Sender<Out
         if index >= args.seeds {
             return;
         }
-        let outcome = run_world(args.from.wrapping_add(index), false);
+        let outcome = run_world(args.from.wrapping_add(index), &args.without, false);
         if send.send(outcome).is_err() {
             return;
         }
@@ -224,6 +277,7 @@ struct Totals {
     lasted: Duration,
     conversations: u64,
     network: Tally,
+    faults: Happened,
     server: Counters,
     drops: [u64; Drop::COUNT],
     disconnects: [u64; Disconnect::COUNT],
@@ -239,6 +293,7 @@ impl Totals {
         self.network.lost += report.network.lost;
         self.network.cut += report.network.cut;
         self.network.twice += report.network.twice;
+        self.faults.add(&report.faults);
         let (all, one) = (&mut self.server, &report.counters);
         all.rooms_created += one.rooms_created;
         all.matches_started += one.matches_started;
@@ -280,6 +335,7 @@ impl fmt::Display for Totals {
             "network:  {} datagrams, {} lost, {} cut off, {} twice",
             network.sent, network.lost, network.cut, network.twice
         )?;
+        writeln!(f, "faults:   {}", self.faults)?;
         write!(
             f,
             "sessions: {} opened, {} probes; ended:",

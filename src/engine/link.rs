@@ -256,7 +256,9 @@ impl Link {
         if let Some(proof) = &mut self.proof {
             proof.allowance += datagram.bytes().len() * UNPROVED_BYTES_FACTOR;
         }
-        if self.foreign > 0 {
+        // Once the peer has all of the numbers that the past may have taken, what belongs to
+        // it is late, and dropped as anything else that is not ours.
+        if distance(self.foreign, self.peer_una) > 0 {
             self.pass_over_the_past(clock, datagram);
         }
         let mut una = datagram.first().una;
@@ -662,6 +664,49 @@ mod tests {
                 .unwrap()
                 .proved
         );
+    }
+
+    #[test]
+    fn a_forged_echo_is_believed_to_be_of_the_past_only_while_the_past_is_under_way() {
+        let mut old = Pair::proved();
+        for _ in 0..3 {
+            old.server.send(b"frame");
+        }
+        Pair::flushed(&mut old.server, old.now);
+        let mut pair = Pair::new();
+        pair.now = old.now;
+        pair.server = Link::succeeding(&old.server, pair.now, 9);
+        let bad_echo = |una: u32| {
+            let ack = Segment {
+                conv: 0,
+                cmd: Cmd::Ack,
+                frg: 0,
+                wnd: 32,
+                ts: 1 << 30,
+                sn: 0,
+                una,
+                data: &[],
+            };
+            let mut bytes = Vec::new();
+            segment::write(&mut bytes, &ack);
+            bytes
+        };
+        pair.client.send(b"connect");
+        pair.up();
+        pair.server.send(b"ok");
+        let now = pair.now;
+        assert!(hear(&mut pair.server, now, bad_echo(0)).is_ok());
+        pair.down();
+        assert!(pair.up().iter().any(|heard| heard.proved));
+        assert_eq!(pair.server.fill(b"filler"), 2);
+        pair.down();
+        pair.up();
+        assert_eq!(pair.server.peer_una(), 3);
+        pair.server.send(b"frame");
+        Pair::flushed(&mut pair.server, pair.now); // lost
+        let heard = hear(&mut pair.server, now, bad_echo(4));
+        assert_eq!(heard.unwrap_err(), Drop::EchoedTime);
+        assert_eq!(pair.server.backlog(), 1, "the frame is still to come");
     }
 
     #[test]

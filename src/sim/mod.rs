@@ -8,19 +8,26 @@
 //!                 └───────────┴──────────┘         trace:  what happened, as hash and lines
 //! ```
 //!
+//! What people do is in script, what befalls their devices in trouble, and what strangers do
+//! to all of them in attack.
+//!
 //! A world begins in chaos, then heals: everybody must reach the head of their match. Then
 //! the rooms are closed, everybody must hear of it, and when all limits have passed nothing
 //! may be left. `lockstep-sim` runs many worlds, and replays one by its seed.
 //!
 //! No thread, socket or clock is to be found here.
 
+pub mod fault;
 pub mod network;
 pub mod oracle;
 pub mod rng;
 pub mod trace;
 pub mod world;
 
+mod attack;
 mod path;
+mod places;
 mod script;
+mod trouble;
 
 pub use world::{Failure, Report, World, run};

@@ -12,9 +12,12 @@ use std::time::Duration;
 
 use super::rng::Rng;
 use crate::engine::time::Time;
+use crate::engine::wire::segment::{HEADER, Segments};
 
 /// The least time that a datagram is under way: nothing arrives in the moment it was sent.
 const DELAY_MIN: Duration = Duration::from_micros(50);
+/// Where a segment says how much its sender can still take: two bytes.
+const WND_AT: usize = 6;
 
 /// How bad the network is.
 #[derive(Clone, Copy, Debug)]
@@ -124,13 +127,26 @@ struct Cut {
     until: Time,
 }
 
+/// Who really sent a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// Whoever is at the address that it comes from.
+    Sender,
+    /// Somebody else, who made it up.
+    Forger,
+    /// Somebody else, who has seen it before: what it says was true then.
+    Replayer,
+}
+
 /// A datagram that has come.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Who sent it.
+    /// Whom it names as its sender.
     pub from: SocketAddr,
     /// To whom.
     pub to: SocketAddr,
+    /// Who really sent it.
+    pub author: Author,
     /// What it says.
     pub bytes: Vec<u8>,
 }
@@ -198,22 +214,43 @@ impl Network {
         });
     }
 
-    /// Ends all faults. What is under way still arrives when it would have.
+    /// Ends all faults. What is under way still arrives when it would have, if its sender has
+    /// sent it; what somebody made up is gone, or the chaos would reach into the time after.
     pub fn heal(&mut self) {
         self.faults = self.faults.healed();
         self.cuts.clear();
+        let datagrams = &mut self.datagrams;
+        self.under_way.retain(|Reverse((_, _, key))| {
+            let stays = datagrams[*key].author == Author::Sender;
+            if !stays {
+                datagrams.remove(*key);
+            }
+            stays
+        });
     }
 
-    /// Takes a datagram.
-    pub fn send(&mut self, now: Time, from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> Fate {
+    /// Takes a datagram. A forger is elsewhere than the address that the datagram names: no
+    /// cut of that address is in the way.
+    pub fn send(
+        &mut self,
+        now: Time,
+        (from, to): (SocketAddr, SocketAddr),
+        author: Author,
+        bytes: &[u8],
+    ) -> Fate {
         self.tally.sent += 1;
-        let fate = self.fate(now, from, to);
+        let fate = if author == Author::Sender && self.is_cut(now, from, to) {
+            Fate::Cut
+        } else {
+            self.fate(now)
+        };
+        let mut deliver = |at| self.deliver_at(at, (from, to), author, bytes);
         match fate {
-            Fate::Arrives(at) => self.deliver_at(at, from, to, bytes),
+            Fate::Arrives(at) => deliver(at),
             Fate::Twice(first, second) => {
+                deliver(first);
+                deliver(second);
                 self.tally.twice += 1;
-                self.deliver_at(first, from, to, bytes);
-                self.deliver_at(second, from, to, bytes);
             }
             Fate::Lost => self.tally.lost += 1,
             Fate::Cut => self.tally.cut += 1,
@@ -221,17 +258,19 @@ impl Network {
         fate
     }
 
-    fn fate(&mut self, now: Time, from: SocketAddr, to: SocketAddr) -> Fate {
+    fn is_cut(&mut self, now: Time, from: SocketAddr, to: SocketAddr) -> bool {
         let (client, against) = if from == self.server {
             (to, Ways::Up)
         } else {
             (from, Ways::Down)
         };
         self.cuts.retain(|cut| cut.until > now);
-        let is_cut = |cut: &Cut| cut.client == client && cut.ways != against;
-        if self.cuts.iter().any(is_cut) {
-            Fate::Cut
-        } else if self.rng.per_million(self.faults.loss) {
+        let cuts = |cut: &Cut| cut.client == client && cut.ways != against;
+        self.cuts.iter().any(cuts)
+    }
+
+    fn fate(&mut self, now: Time) -> Fate {
+        if self.rng.per_million(self.faults.loss) {
             Fate::Lost
         } else if self.rng.per_million(self.faults.twice) {
             Fate::Twice(self.arrival(now), self.arrival(now))
@@ -253,11 +292,18 @@ impl Network {
         now + delay
     }
 
-    fn deliver_at(&mut self, at: Time, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+    fn deliver_at(
+        &mut self,
+        at: Time,
+        (from, to): (SocketAddr, SocketAddr),
+        author: Author,
+        bytes: &[u8],
+    ) {
         self.sequence += 1;
         let key = self.datagrams.insert(Arrival {
             from,
             to,
+            author,
             bytes: bytes.to_vec(),
         });
         self.under_way.push(Reverse((at, self.sequence, key)));
@@ -280,9 +326,23 @@ impl Network {
     }
 }
 
+/// Makes every segment of a datagram that KCP has written say that its sender can take
+/// nothing more.
+pub fn shut_window(datagram: &mut [u8]) {
+    let lengths: Vec<usize> = Segments::of_output(datagram)
+        .map(|segment| HEADER + segment.data.len())
+        .collect();
+    let mut at = 0;
+    for length in lengths {
+        datagram[at + WND_AT..at + WND_AT + 2].fill(0);
+        at += length;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::wire::segment::{Cmd, Segment, write};
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], port))
@@ -307,7 +367,7 @@ mod tests {
     fn without_faults_everything_arrives_in_order_after_the_delay() {
         let mut network = network(perfect());
         for byte in 0..100u8 {
-            network.send(Time::ZERO, addr(2), addr(1), &[byte]);
+            network.send(Time::ZERO, (addr(2), addr(1)), Author::Sender, &[byte]);
         }
         assert_eq!(network.next_arrival(), Some(Time::from_millis(5)));
         assert!(network.receive(Time::from_micros(4_999)).is_none());
@@ -329,7 +389,7 @@ mod tests {
             ..perfect()
         });
         for byte in 0..200u8 {
-            network.send(Time::ZERO, addr(2), addr(1), &[byte]);
+            network.send(Time::ZERO, (addr(2), addr(1)), Author::Sender, &[byte]);
         }
         let mut got = Vec::new();
         while let Some(arrival) = network.receive(Time::from_millis(2_000)) {
@@ -351,13 +411,50 @@ mod tests {
         ] {
             let mut network = network(perfect());
             network.cut(client, ways, Time::from_millis(10));
-            let early = Time::from_millis(9);
-            assert_eq!(network.send(early, client, server, b"") == Fate::Cut, up);
-            assert_eq!(network.send(early, server, client, b"") == Fate::Cut, down);
-            assert_ne!(network.send(early, server, other, b""), Fate::Cut);
-            let late = Time::from_millis(10);
-            assert_ne!(network.send(late, client, server, b""), Fate::Cut);
-            assert_ne!(network.send(late, server, client, b""), Fate::Cut);
+            let mut is_cut = |at, from, to, author| {
+                network.send(Time::from_millis(at), (from, to), author, b"") == Fate::Cut
+            };
+            assert_eq!(is_cut(9, client, server, Author::Sender), up);
+            assert_eq!(is_cut(9, server, client, Author::Sender), down);
+            assert!(!is_cut(9, server, other, Author::Sender));
+            assert!(!is_cut(9, client, server, Author::Forger));
+            assert!(!is_cut(10, client, server, Author::Sender));
+            assert!(!is_cut(10, server, client, Author::Sender));
         }
+    }
+
+    #[test]
+    fn what_a_forger_has_under_way_ends_with_the_faults() {
+        let mut network = network(perfect());
+        let way = (addr(2), addr(1));
+        network.send(Time::ZERO, way, Author::Forger, b"forged");
+        network.send(Time::ZERO, way, Author::Sender, b"true");
+        network.heal();
+        let arrival = network.receive(Time::from_millis(5)).unwrap();
+        assert_eq!(arrival.bytes, b"true");
+        assert!(network.receive(Time::from_millis(5)).is_none());
+    }
+
+    #[test]
+    fn a_shut_window_is_0_in_every_segment_and_nothing_else_changes() {
+        let segment = |wnd, data| Segment {
+            conv: 7,
+            cmd: Cmd::Push,
+            frg: 0,
+            wnd,
+            ts: 1,
+            sn: 2,
+            una: 3,
+            data,
+        };
+        let datagram = |wnds: [u16; 2]| {
+            let mut bytes = Vec::new();
+            write(&mut bytes, &segment(wnds[0], b"abc"));
+            write(&mut bytes, &segment(wnds[1], b""));
+            bytes
+        };
+        let mut bytes = datagram([256, 0x1234]);
+        shut_window(&mut bytes);
+        assert_eq!(bytes, datagram([0, 0]));
     }
 }

@@ -8,6 +8,8 @@
 //! An input carries who sent it in its operands: `sid` is the conversation, `x` counts the
 //! inputs of that conversation from 0, `y` is a check over both.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -17,7 +19,7 @@ use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
 use crate::engine::time::Time;
-use crate::engine::view::{OverReason, RoomView};
+use crate::engine::view::{CreateError, OverReason, RoomView};
 use crate::engine::wire::frame::{Command, Frame, FrameInput, decode_frames};
 use crate::engine::wire::frame::{encode_frame, encode_input};
 use crate::engine::wire::message::ConnectCode;
@@ -117,6 +119,20 @@ pub enum Violation {
     },
     #[error("conversation {conn}: its session ended though nothing was wrong: {reason:?}")]
     SessionLost { conn: Conn, reason: Disconnect },
+    #[error("room {room}: {what}")]
+    Rooms { room: RoomId, what: String },
+    #[error("{addr} was given the seat of player {player} without a proof of address")]
+    Unproved { addr: SocketAddr, player: PlayerId },
+    #[error("{to} has proved nothing: {sent} bytes were sent there after {heard} were heard")]
+    Amplified {
+        to: SocketAddr,
+        heard: usize,
+        sent: usize,
+    },
+    #[error("conversation {conn}: it took nothing for {shut:?} and still has its session")]
+    NotStalled { conn: Conn, shut: Duration },
+    #[error("conversation {conn}: long after the faults it has no seat")]
+    NoSeat { conn: Conn },
     #[error("left over at the end: {sessions} sessions, {rooms} rooms, {timers} timers")]
     LeftOver {
         sessions: u64,
@@ -199,6 +215,9 @@ impl ConnRecord {
 #[derive(Debug, Default)]
 pub struct Oracle {
     matches: Vec<MatchRecord>,
+    /// The newest match of each room, to look it up.
+    newest: HashMap<RoomId, Match>,
+    by_id: HashMap<MatchId, Match>,
     conns: Vec<ConnRecord>,
     /// Inputs that are missing between others of their conversation.
     gaps: u64,
@@ -206,6 +225,8 @@ pub struct Oracle {
     inputs: u64,
     /// How often a seat was given.
     turns: u64,
+    /// The server was asked to stop.
+    stopping: bool,
     scratch: Vec<u8>,
 }
 
@@ -280,7 +301,17 @@ fn encode_into(out: &mut Vec<u8>, frame: &Frame) {
 
 impl Oracle {
     /// A room was created.
-    pub fn created(&mut self, view: &RoomView) -> Match {
+    ///
+    /// # Errors
+    /// If its number was taken.
+    pub fn created(&mut self, view: &RoomView) -> Result<Match, Violation> {
+        let of = self.matches.len();
+        let before = self.newest.insert(view.room, of);
+        if before.is_some_and(|of| self.matches[of].over_since.is_none()) {
+            let (room, what) = (view.room, "created while its match runs".into());
+            return Err(Violation::Rooms { room, what });
+        }
+        self.by_id.insert(view.match_id, of);
         self.matches.push(MatchRecord {
             room: view.room,
             match_id: view.match_id,
@@ -295,17 +326,47 @@ impl Oracle {
             ends: Vec::new(),
             last_turn: vec![0; view.seats.len()],
         });
-        self.matches.len() - 1
+        Ok(of)
+    }
+
+    /// A room was not created, by a server that held so many rooms, those that are over
+    /// included, of which `max` may run.
+    ///
+    /// # Errors
+    /// If it should have been.
+    pub fn not_created(
+        &self,
+        room: RoomId,
+        error: &CreateError,
+        held: u64,
+        max: usize,
+    ) -> Result<(), Violation> {
+        let runs = |known: &&MatchRecord| known.over_since.is_none();
+        let right = match error {
+            CreateError::Exists { match_id, .. } => {
+                let newest = self.newest(room).map(|of| &self.matches[of]);
+                newest.is_some_and(|known| runs(&known) && known.match_id == *match_id)
+            }
+            CreateError::Full { .. } => {
+                let running = self.matches.iter().filter(runs).count();
+                running >= max || held >= 2 * max as u64
+            }
+            CreateError::Invalid { .. } | CreateError::Late | CreateError::Stopping => false,
+        };
+        let what = || format!("not created: {error}");
+        right
+            .then_some(())
+            .ok_or_else(|| Violation::Rooms { room, what: what() })
     }
 
     /// The match of this id.
     pub fn find(&self, id: MatchId) -> Option<Match> {
-        self.matches.iter().position(|known| known.match_id == id)
+        self.by_id.get(&id).copied()
     }
 
     /// The newest match of a room.
     pub fn newest(&self, room: RoomId) -> Option<Match> {
-        self.matches.iter().rposition(|known| known.room == room)
+        self.newest.get(&room).copied()
     }
 
     /// Whether a match has started and is not over.
@@ -337,6 +398,11 @@ impl Oracle {
     /// Bytes of a match's log, as far as it is known.
     pub fn log_len(&self, of: Match) -> usize {
         self.matches[of].bytes.len()
+    }
+
+    /// The server was asked to stop.
+    pub fn stops(&mut self) {
+        self.stopping = true;
     }
 
     /// A match has started.
@@ -687,6 +753,7 @@ impl Oracle {
         let own = &mut self.conns[conn];
         let room = own.room;
         let is_over = |of: &Match| self.matches[*of].over_since.is_some();
+        let played = own.plays.is_some();
         let ended_before = |of: &Match| self.matches[*of].room == room && is_over(of);
         let of = match own.plays {
             Some(of) => Some(of).filter(is_over),
@@ -695,7 +762,9 @@ impl Oracle {
         };
         own.plays = of;
         own.closed = true;
-        of.map(|_| ()).ok_or(Violation::ClosedEarly { conn })
+        // A server that stops says so to whoever has found no room, too.
+        let found = of.is_some() || (self.stopping && !played);
+        found.then_some(()).ok_or(Violation::ClosedEarly { conn })
     }
 }
 

@@ -1,25 +1,30 @@
 //! What people, their devices and the operator do in a world: all of it drawn from the seed.
 //!
 //! An [`Act`] is one entry of the script. Those that a device does again and again name the
-//! conversation they belong to, and mean nothing once that is another.
+//! conversation they belong to, and mean nothing once that is another. What goes wrong with
+//! a device is in trouble.rs, what strangers do in attack.rs.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::network::Ways;
+use super::fault::Fault;
 use super::oracle::{Conn, Violation};
 use super::path::Path;
+use super::trouble::OUTAGE_GAP;
 use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
 use crate::client::{Client, ClientConfig, ClientEvent, ClientState};
 use crate::engine::auth::RoomSecret;
 use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
 use crate::engine::time::Time;
 use crate::engine::view::RoomSpec;
-use crate::limits::QUIET_AFTER;
 
 /// Time between two looks of a player at a client that may be stuck.
 const WATCH_EVERY: Duration = Duration::from_millis(300);
-/// Time between two outages of one device: KCP must have recovered from the first.
-const OUTAGE_GAP: Duration = Duration::from_secs(10);
+/// Time after the heal in which the sessions of a flood go: the idle limit of the server, and
+/// what was on its way. Before that, a full server lets nobody in.
+const FLOOD_EBBS: Duration = Duration::from_secs(18);
+/// The number of the first room of a burst; nobody plays there.
+const SPARE_ROOMS: u64 = 1_000_000;
 
 /// How a crashed client comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +35,16 @@ pub(super) enum Restart {
     NewConv,
     /// On another address.
     NewAddr,
+}
+
+impl Restart {
+    pub(super) fn fault(self) -> Fault {
+        match self {
+            Restart::Same => Fault::RestartSame,
+            Restart::NewConv => Fault::RestartNewConv,
+            Restart::NewAddr => Fault::RestartNewAddr,
+        }
+    }
 }
 
 /// One thing to be done. Numbers are indices of the world's rooms, players and devices.
@@ -45,7 +60,15 @@ pub(super) enum Act {
     Thaw(usize),
     Restart(usize, Restart),
     Vanish(usize),
+    Resume(usize, Conn),
+    Return(usize, Conn),
+    ReplaceAll,
+    Burst(u16),
+    BeginFlood,
+    Flood(u16),
+    Forge(usize, Conn, bool, u16),
     Heal,
+    Mend,
     Settle,
     JudgeCloses(Time),
 }
@@ -76,8 +99,8 @@ pub(super) struct Player {
     pub(super) room: usize,
     /// The device that they use now.
     pub(super) device: Option<usize>,
-    /// The device that was given the seat last, and when.
-    pub(super) seated: Option<(usize, Time)>,
+    /// The address that was given the seat last, and when.
+    pub(super) seated: Option<(SocketAddr, Time)>,
     heartbeat_every: Option<Duration>,
     /// The mean time between two inputs.
     press_every: Duration,
@@ -105,6 +128,28 @@ impl World {
             self.rng.millis(5_000..=20_000)
         };
         self.after(chaos, Act::Heal);
+        let within = u64::try_from(chaos.as_millis()).expect("it is short");
+        if self.crowded {
+            for _ in 0..=self.rng.index(2) {
+                let begins = self.rng.millis(500..=within);
+                self.after(begins, Act::BeginFlood);
+            }
+        }
+        if self.rng.per_mille(150) {
+            let replaced = self.rng.millis(2_000..=within);
+            self.after(replaced, Act::ReplaceAll);
+        }
+        if self.rng.per_mille(200) {
+            // Often while the members arrive: what they have claimed is replaced.
+            let latest = if self.rng.per_mille(600) {
+                4_000
+            } else {
+                within
+            };
+            let begins = self.rng.millis(500..=latest);
+            let rounds = u16::try_from(self.rng.within(1..=8)).expect("it is small");
+            self.after(begins, Act::Burst(rounds));
+        }
     }
 
     fn plan_room(&mut self, room: usize) {
@@ -189,17 +234,22 @@ impl World {
     /// A match is over: the room's number may come again, with its seats dealt anew.
     pub(super) fn plan_again(&mut self, room: RoomId) {
         let of = |plan: &RoomPlan| plan.spec.room == room;
-        let index = self.rooms.iter().position(of).expect("it was planned");
-        if !self.rooms[index].again || self.phase != Phase::Chaos {
+        let planned = self.rooms.iter().position(of);
+        let again = |index: &usize| self.rooms[*index].again && self.phase == Phase::Chaos;
+        let Some(index) = planned.filter(again) else {
             return;
-        }
-        // Another seed is how the oracle tells the matches apart.
-        let seed = self.rooms[index].spec.seed.wrapping_add(1);
-        self.rooms[index].spec.seed = seed;
-        let by = self.rng.index(self.rooms[index].spec.members.len());
-        self.rooms[index].spec.members.rotate_left(by);
+        };
+        self.deal_anew(index);
         let wait = self.rng.millis(1..=4_500);
         self.after(wait, Act::Create(index));
+    }
+
+    fn deal_anew(&mut self, room: usize) {
+        let spec = &mut self.rooms[room].spec;
+        // Another seed is how the oracle tells the matches apart.
+        spec.seed = spec.seed.wrapping_add(1);
+        let by = self.rng.index(spec.members.len());
+        spec.members.rotate_left(by);
     }
 }
 
@@ -207,7 +257,11 @@ impl World {
 
 impl World {
     pub(super) fn perform(&mut self, act: Act) -> Result<(), Violation> {
-        if !matches!(act, Act::Load(..) | Act::Press(..) | Act::Watch(..)) {
+        let often = matches!(
+            act,
+            Act::Load(..) | Act::Press(..) | Act::Watch(..) | Act::Flood(..) | Act::Forge(..)
+        );
+        if !often {
             self.note(format!("{act:?}"));
         }
         let chaos = self.phase == Phase::Chaos;
@@ -217,12 +271,22 @@ impl World {
             Act::Arrive(player) if chaos => self.arrive(player)?,
             Act::Trouble(player) if chaos => self.trouble(player)?,
             Act::Restart(device, how) if chaos => self.restart(device, how)?,
+            Act::Return(device, conn) if chaos => self.come_back(device, conn)?,
+            Act::ReplaceAll if chaos => self.replace_all(),
+            Act::Burst(rounds) if chaos => self.burst(rounds),
+            Act::BeginFlood if chaos => self.begin_flood(),
+            Act::Flood(left) if chaos => self.flood(left),
+            Act::Forge(device, conn, lucky, left) if chaos => {
+                self.forge(device, conn, lucky, left);
+            }
+            Act::Resume(device, conn) if self.is_live(device, conn) => self.resume(device)?,
             Act::Load(device, conn) if self.is_live(device, conn) => self.load(device)?,
             Act::Press(device, conn) if self.is_live(device, conn) => self.press(device)?,
             Act::Watch(device, conn) if self.is_live(device, conn) => self.look_at(device)?,
             Act::Thaw(device) => self.thaw(device)?,
             Act::Vanish(device) => self.vanish(device),
             Act::Heal => self.heal()?,
+            Act::Mend => self.mend()?,
             Act::Settle => self.settled()?,
             Act::JudgeCloses(settled_at) => self.judge_closes(settled_at)?,
             _ => {}
@@ -230,12 +294,12 @@ impl World {
         Ok(())
     }
 
-    fn is_live(&self, device: usize, conn: Conn) -> bool {
+    pub(super) fn is_live(&self, device: usize, conn: Conn) -> bool {
         let device = &self.devices[device];
         device.conn == conn && matches!(device.health, Health::Alive | Health::Frozen)
     }
 
-    fn draw_conv(&mut self) -> Conv {
+    pub(super) fn draw_conv(&mut self) -> Conv {
         self.shared_conv.unwrap_or(Conv(self.rng.bits32()))
     }
 
@@ -251,12 +315,12 @@ impl World {
     }
 
     /// A client on a new address becomes the player's.
-    fn new_device(&mut self, player: usize) -> Result<(), Violation> {
+    pub(super) fn new_device(&mut self, player: usize) -> Result<(), Violation> {
         let conv = self.draw_conv();
         let client = self.new_client(player, conv);
         let conn = self.open_conn(player);
         self.devices.push(Device {
-            addr: self.next_addr(),
+            addr: self.places.settle(self.devices.len(), conn),
             client,
             conn,
             player,
@@ -265,6 +329,14 @@ impl World {
             held: Vec::new(),
             opened_at: self.now,
             outage: None,
+            pause: None,
+            moved: false,
+            reborn: false,
+            harmed: false,
+            forged_at: None,
+            ended: false,
+            said: Vec::new(),
+            told: 0,
             loaded: 0,
             resulted: false,
             sent_at_heal: 0,
@@ -300,12 +372,22 @@ impl World {
     fn begun(&mut self, index: usize) -> Result<(), Violation> {
         let device = &mut self.devices[index];
         device.opened_at = self.now;
+        device.pause = None;
+        device.moved = false;
+        device.reborn = false;
+        device.harmed = false;
+        device.forged_at = None;
+        device.ended = false;
+        device.said.clear();
+        device.told = 0;
         device.loaded = 0;
         device.resulted = false;
         device.sent_at_heal = 0;
         device.up = Path::default();
         device.down = Path::default();
         let (addr, conn) = (device.addr, device.conn);
+        self.places.begin(addr, conn);
+        let device = &self.devices[index];
         let (id, conv) = (device.client.player(), device.client.conv());
         self.note(format!(
             "conversation {conn} begins: player {id} at {addr}, conv {:08x}",
@@ -316,12 +398,14 @@ impl World {
     }
 
     /// A new conversation of the same client: on its address, or with everything new.
-    fn reconnect(&mut self, device: usize, new_addr: bool) -> Result<(), Violation> {
+    pub(super) fn reconnect(&mut self, device: usize, new_addr: bool) -> Result<(), Violation> {
         let player = self.devices[device].player;
         if new_addr {
-            self.devices[device].health = Health::Gone;
+            self.vanish(device);
             return self.new_device(player);
         }
+        // What a game has not read yet belongs to the conversation before.
+        self.take_news(device)?;
         let conn = self.open_conn(player);
         let (conv, clock) = (Conv(self.rng.bits32()), self.rng.bits32());
         let now = self.now;
@@ -337,6 +421,9 @@ impl World {
             return Ok(());
         }
         let player = self.devices[device].player;
+        if self.phase == Phase::Chaos {
+            self.count(how.fault());
+        }
         let conv = match how {
             Restart::NewAddr => return self.reconnect(device, true),
             Restart::NewConv => Conv(self.rng.bits32()),
@@ -345,18 +432,24 @@ impl World {
         let client = self.new_client(player, conv);
         let conn = self.open_conn(player);
         let own = &mut self.devices[device];
+        let past = own.down.of_the_next_life();
         own.client = client;
         own.conn = conn;
         own.health = Health::Alive;
-        self.begun(device)
+        self.begun(device)?;
+        if how == Restart::Same {
+            self.devices[device].reborn = true;
+            self.devices[device].down = past;
+        }
+        Ok(())
     }
 
-    fn vanish(&mut self, device: usize) {
+    pub(super) fn vanish(&mut self, device: usize) {
         self.devices[device].health = Health::Gone;
         self.devices[device].wake = None;
     }
 
-    fn thaw(&mut self, device: usize) -> Result<(), Violation> {
+    pub(super) fn thaw(&mut self, device: usize) -> Result<(), Violation> {
         if self.devices[device].health != Health::Frozen {
             return Ok(());
         }
@@ -475,127 +568,87 @@ impl World {
     }
 }
 
-// --- Trouble ------------------------------------------------------------------------------
+// --- The operator -------------------------------------------------------------------------
 
 impl World {
-    /// Something happens to a player's device.
-    fn trouble(&mut self, player: usize) -> Result<(), Violation> {
-        let pause = self.rng.millis(1_000..=8_000);
-        let mut lasts = Duration::ZERO;
-        let alive = |device: &usize| self.devices[*device].health == Health::Alive;
-        if let Some(device) = self.players[player].device.filter(alive) {
-            lasts = match self.rng.index(14) {
-                0..=3 => self.outage(device, 200..=8_000),
-                4 => self.outage(device, 8_500..=20_000),
-                5 => self.freeze(device),
-                6..=8 => self.crash(device),
-                9 => self.take_over(player, device)?,
-                10 => self.reconnect(device, false).map(|()| Duration::ZERO)?,
-                11 => self.reconnect(device, true).map(|()| Duration::ZERO)?,
-                12 => self.stream_again(device)?,
-                _ => self.leave(device),
-            };
+    /// Many rooms in which nobody plays are created, some of them closed and created again
+    /// at once; so may be one that is played in. The last of `rounds` ends them all.
+    fn burst(&mut self, rounds: u16) {
+        if self.is_left_out(Fault::RoomBurst) {
+            return;
         }
-        self.after(lasts + pause, Act::Trouble(player));
-        Ok(())
-    }
-
-    /// Whether the device's last outage is long enough ago for another.
-    fn may_go_out(&self, device: usize) -> bool {
-        let last = self.devices[device].outage;
-        last.is_none_or(|(_, end)| end + OUTAGE_GAP <= self.now)
-    }
-
-    fn outage(&mut self, device: usize, ms: std::ops::RangeInclusive<u64>) -> Duration {
-        if !self.may_go_out(device) {
-            return Duration::ZERO;
+        self.count(Fault::RoomBurst);
+        let rooms = self.rng.index(40) + 3;
+        self.spares = self.spares.max(rooms);
+        self.commands.extend((0..rooms).map(Command::CreateSpare));
+        for room in 0..rooms {
+            match self.rng.index(4) {
+                0 => self.commands.push(Command::CloseSpare(room)),
+                1 => self.commands.push(Command::ReplaceSpare(room)),
+                _ => {}
+            }
         }
-        let lasts = self.rng.millis(ms);
-        let ways = [Ways::Both, Ways::Both, Ways::Up, Ways::Down][self.rng.index(4)];
-        let own = &mut self.devices[device];
-        let until = self.now + lasts;
-        own.outage = Some((self.now, until));
-        let addr = own.addr;
-        self.note(format!("outage of {addr}: {ways:?} until {until}"));
-        self.network.cut(addr, ways, until);
-        lasts
-    }
-
-    fn freeze(&mut self, device: usize) -> Duration {
-        if !self.may_go_out(device) {
-            return Duration::ZERO;
+        let room = self.rng.index(self.rooms.len());
+        if self.rng.per_mille(500) && !self.is_left_out(Fault::RoomReplaced) {
+            self.rooms[room].again = true;
+            self.deal_anew(room);
+            self.commands.push(Command::Replace(room));
         }
-        let lasts = self.rng.millis(300..=6_000);
-        let own = &mut self.devices[device];
-        own.outage = Some((self.now, self.now + lasts));
-        own.health = Health::Frozen;
-        own.wake = None;
-        self.after(lasts, Act::Thaw(device));
-        lasts
-    }
-
-    /// The client's process ends, and comes back after a while.
-    ///
-    /// On the same address with the same number it must stay away until everything of the
-    /// old conversation is off the network: KCP itself cannot tell the two apart. That is
-    /// one way for its last datagram, the time after which the server falls silent, and one
-    /// way for the server's last. And it must have had an answer: without one the server
-    /// takes the new client for the old one, which is as it should be, but has waited for so
-    /// long that the answer comes again late, or its patience ends.
-    fn crash(&mut self, device: usize) -> Duration {
-        let away = self.rng.millis(0..=5_000);
-        let margin = Duration::from_millis(200);
-        let drained = self.network.faults().delay_max() * 2 + QUIET_AFTER + margin;
-        let answered = self.devices[device].client.state() > ClientState::Connecting;
-        let (how, away) = match self.rng.index(3) {
-            0 if answered && !self.tempo.suspends => (Restart::Same, away + drained),
-            1 => (Restart::NewConv, away),
-            _ => (Restart::NewAddr, away),
-        };
-        let own = &mut self.devices[device];
-        own.health = Health::Dead;
-        own.wake = None;
-        self.after(away, Act::Restart(device, how));
-        away
-    }
-
-    /// The player connects from elsewhere while the old client still lives.
-    fn take_over(&mut self, player: usize, old: usize) -> Result<Duration, Violation> {
-        let lives = self.rng.millis(500..=10_000);
-        self.after(lives, Act::Vanish(old));
-        self.new_device(player)?;
-        Ok(lives)
-    }
-
-    /// Ready in play: Start and every frame again, on the same conversation.
-    fn stream_again(&mut self, device: usize) -> Result<Duration, Violation> {
-        self.devices[device].client.ready();
-        self.device_turn(device)?;
-        Ok(Duration::ZERO)
-    }
-
-    fn leave(&mut self, device: usize) -> Duration {
-        if self.rng.per_mille(300) {
-            self.vanish(device);
+        if rounds > 1 {
+            let wait = self.rng.millis(0..=400);
+            self.after(wait, Act::Burst(rounds - 1));
+        } else {
+            let all = 0..self.spares;
+            self.commands.extend(all.map(Command::CloseSpare));
         }
-        Duration::ZERO
+    }
+
+    /// A room in which nobody plays, though its members are players.
+    pub(super) fn spare(&self, index: usize) -> RoomSpec {
+        RoomSpec {
+            room: RoomId(SPARE_ROOMS + index as u64),
+            members: self.players.iter().map(|player| player.id).collect(),
+            seed: 0,
+            hz: None,
+            broadcast_every: None,
+            max_frames: None,
+            secret: RoomSecret::from_bytes([0; 16]),
+        }
     }
 }
 
 // --- The end of the chaos -----------------------------------------------------------------
 
 impl World {
-    /// Ends all faults. Whoever was out for longer than KCP survives connects again.
+    /// Ends all faults. After a flood it may take a while until the server lets anybody in.
     fn heal(&mut self) -> Result<(), Violation> {
         self.network.heal();
         self.tempo = Tempo::PUNCTUAL;
         self.phase = Phase::Healed(self.now);
+        self.commands
+            .extend((0..self.spares).map(Command::CloseSpare));
         for device in 0..self.devices.len() {
-            if !self.is_current(device) {
+            if self.is_current(device) {
+                self.thaw(device)?;
+                self.resume(device)?;
+            } else {
                 self.vanish(device);
-                continue;
             }
-            self.thaw(device)?;
+        }
+        let ebbs = if self.flooded || self.crowded {
+            FLOOD_EBBS
+        } else {
+            Duration::ZERO
+        };
+        self.after(ebbs, Act::Mend);
+        Ok(())
+    }
+
+    /// Whoever was out for longer than KCP survives connects again, and so does whoever has
+    /// lost the conversation or sees that the room plays another match.
+    fn mend(&mut self) -> Result<(), Violation> {
+        self.phase = Phase::Healed(self.now);
+        for device in 0..self.devices.len() {
             let own = &self.devices[device];
             match own.health {
                 Health::Dead => self.restart(device, Restart::NewConv)?,
@@ -606,6 +659,9 @@ impl World {
                 Health::Alive => self.devices[device].sent_at_heal = self.oracle.sent(own.conn),
                 Health::Frozen | Health::Gone => {}
             }
+        }
+        if self.flooded {
+            self.newcomers()?;
         }
         // Nobody loads or hesitates any more.
         for device in 0..self.devices.len() {
@@ -619,10 +675,28 @@ impl World {
         Ok(())
     }
 
+    /// After a flood somebody comes to every room from an address that the server does not
+    /// know.
+    fn newcomers(&mut self) -> Result<(), Violation> {
+        for room in 0..self.rooms.len() {
+            let of = |player: &Player| player.room == room;
+            let player = self.players.iter().position(of).expect("no room is empty");
+            let device = self.players[player].device;
+            let lives = |device: &usize| self.devices[*device].health == Health::Alive;
+            if let Some(device) = device.filter(lives) {
+                self.reconnect(device, true)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a client's outage is longer than what KCP survives: a cut, or something that
     /// has been under way for too long.
     fn needs_reconnect(&self, device: usize) -> bool {
         let own = &self.devices[device];
+        if own.client.state() == ClientState::Closed {
+            return self.misses_another_match(device);
+        }
         let long = |since: Time| self.now.since(since) > OUTAGE_KCP_MAX;
         let recent = |(begin, end): (Time, Time)| {
             end.since(begin) > OUTAGE_KCP_MAX && end + OUTAGE_GAP > self.now
@@ -630,8 +704,11 @@ impl World {
         let out = own
             .outage
             .is_some_and(|outage| outage.1 > own.opened_at && recent(outage));
+        // As long as it took nothing, the frames had to wait in the log, and they come now.
+        let paused = own.pause.map_or(Time::ZERO, |pause| pause.end);
+        let owed = self.oracle.frame_owed_since(own.conn, self.now);
         let waits = [
-            self.oracle.frame_owed_since(own.conn, self.now),
+            owed.map(|since| since.max(paused)),
             self.oracle.input_waits_since(own.conn),
             own.up.waits_since(),
             own.down.waits_since(),
@@ -644,7 +721,18 @@ impl World {
             .any(|since| long(since.max(own.opened_at)));
         let silent = long(self.now - own.client.silent_for(self.now));
         let displaced = self.is_displaced(device);
-        own.client.state() != ClientState::Closed && (out || stuck || silent || displaced)
+        // From where it is now nobody has let it in; a forger has hit; its session has ended.
+        let astray = own.moved && !self.is_seated(device);
+        out || stuck || silent || displaced || astray || own.harmed || own.ended
+    }
+
+    /// Whether a client was told that its match is over while another one runs in its room.
+    fn misses_another_match(&self, device: usize) -> bool {
+        let own = &self.devices[device];
+        let room = self.rooms[self.players[own.player].room].spec.room;
+        let newest = self.oracle.newest(room);
+        let plays = self.oracle.plays(own.conn);
+        newest.is_some_and(|of| plays != Some(of) && self.oracle.is_playing(of))
     }
 
     /// Everybody has caught up, and the rooms are closed.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::network::Fate;
+use super::network::{Author, Fate};
 use crate::engine::time::Time;
 use crate::engine::wire::segment::{Cmd, Segments};
 
@@ -32,6 +32,7 @@ enum Line {
     Sent {
         from: SocketAddr,
         to: SocketAddr,
+        author: Author,
         datagram: Option<Summary>,
         fate: Fate,
     },
@@ -82,6 +83,7 @@ impl Trace {
         &mut self,
         (at, step): (Time, u64),
         (from, to): (SocketAddr, SocketAddr),
+        author: Author,
         bytes: &[u8],
         fate: Fate,
     ) {
@@ -97,6 +99,7 @@ impl Trace {
         let line = Line::Sent {
             from,
             to,
+            author,
             datagram,
             fate,
         };
@@ -179,9 +182,17 @@ impl fmt::Display for Line {
             Line::Sent {
                 from,
                 to,
+                author,
                 datagram,
                 fate,
-            } => write!(f, "{from} -> {to} {} {fate}", summary(datagram)),
+            } => {
+                let claims = match author {
+                    Author::Sender => "",
+                    Author::Forger => "FORGED ",
+                    Author::Replayer => "REPLAYED ",
+                };
+                write!(f, "{claims}{from} -> {to} {} {fate}", summary(datagram))
+            }
             Line::Delivered { from, to, datagram } => {
                 write!(f, "{to} <- {from} {}", summary(datagram))
             }
@@ -199,7 +210,8 @@ mod tests {
         let hash = |us, bytes: &[u8]| {
             let mut trace = Trace::default();
             let a = SocketAddr::from(([10, 0, 0, 1], 1));
-            trace.sent((Time::from_micros(us), 0), (a, a), bytes, Fate::Lost);
+            let moment = (Time::from_micros(us), 0);
+            trace.sent(moment, (a, a), Author::Sender, bytes, Fate::Lost);
             trace.hash()
         };
         assert_eq!(hash(1, b"one"), hash(1, b"one"));

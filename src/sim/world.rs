@@ -11,21 +11,25 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::network::{Arrival, Faults, Network, Tally};
+use super::fault::{Fault, Happened};
+use super::network::{Arrival, Author, Faults, Network, Tally, shut_window};
 use super::oracle::{Conn, Match, Oracle, Turn, Violation};
 use super::path::Path;
+use super::places::{Overdrawn, Places};
 use super::rng::Rng;
 use super::script::{Act, Player, RoomPlan};
 use super::trace::{Trace, Watcher};
+use super::trouble::{PAUSE_MAX, Pause};
 use crate::client::{Client, ClientEvent};
 use crate::engine::config::{Config, Secrets};
 use crate::engine::counters::Counters;
 use crate::engine::drops::Disconnect;
 use crate::engine::event::Event;
-use crate::engine::id::{Conv, RoomId};
+use crate::engine::id::{Conv, PlayerId, RoomId};
 use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::transmit::Transmits;
+use crate::engine::view::RoomSpec;
 
 /// Time after the heal within which everybody must be at the head (the contract of the
 /// simulator).
@@ -42,8 +46,11 @@ const EXCUSE: Duration = Duration::from_secs(16);
 const STEPS_IN_A_MOMENT_MAX: u32 = 20_000;
 /// Time between two checks of all the server's invariants.
 const INVARIANTS_EVERY_STEPS: u64 = 64;
-/// The port of the first device; the others follow.
-const FIRST_PORT: u16 = 20_000;
+/// Datagrams of each client that others may send again: the first ones, and now and then one
+/// of the later ones.
+const SAID_KEPT: usize = 12;
+/// One of so many later ones.
+const SAID_EVERY: usize = 8;
 /// Datagrams that the system keeps for a frozen client.
 const HELD_MAX: usize = 128;
 
@@ -58,6 +65,8 @@ pub struct Failure {
     pub now: Time,
     /// What was violated.
     pub what: String,
+    /// The faults that had happened.
+    pub faults: Happened,
     /// The last lines of the trace.
     pub lines: Vec<String>,
 }
@@ -69,11 +78,13 @@ impl fmt::Display for Failure {
             step,
             now,
             what,
+            faults,
             lines,
         } = self;
         for line in lines {
             writeln!(f, "    {line}")?;
         }
+        writeln!(f, "faults so far: {faults}")?;
         write!(f, "seed {seed}, step {step}, at {now}: {what}")
     }
 }
@@ -91,6 +102,8 @@ pub struct Report {
     pub lasted: Duration,
     /// What the network did.
     pub network: Tally,
+    /// What befell clients, rooms and the server.
+    pub faults: Happened,
     /// What the server counted.
     pub counters: Counters,
     /// Conversations that clients began.
@@ -101,7 +114,7 @@ pub struct Report {
 ///
 /// # Errors
 /// The first violation.
-pub fn run(seed: u64) -> Result<Report, Failure> {
+pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
     World::new(seed).run()
 }
 
@@ -110,6 +123,11 @@ pub fn run(seed: u64) -> Result<Report, Failure> {
 pub(super) enum Command {
     Create(usize),
     Close(usize),
+    /// Close, and create again at once.
+    Replace(usize),
+    CreateSpare(usize),
+    CloseSpare(usize),
+    ReplaceSpare(usize),
     Stop,
 }
 
@@ -138,7 +156,7 @@ impl Tempo {
         Tempo {
             late_per_million: rng.within(100..=10_000),
             late_ms_max: rng.within(2..=100),
-            suspends: rng.per_mille(50),
+            suspends: rng.per_mille(100),
         }
     }
 }
@@ -169,8 +187,23 @@ pub(super) struct Device {
     pub(super) held: Vec<Arrival>,
     /// When the conversation began.
     pub(super) opened_at: Time,
-    /// The last outage: a cut, or a time for which it was frozen.
+    /// The last outage: a cut, or a time for which it was frozen or took nothing for long.
     pub(super) outage: Option<(Time, Time)>,
+    /// The last time for which it took nothing.
+    pub(super) pause: Option<Pause>,
+    /// Its address has changed since the conversation began.
+    pub(super) moved: bool,
+    /// It was started again under the same conversation number.
+    pub(super) reborn: bool,
+    /// Somebody has forged an acknowledgement that may have hit the conversation.
+    pub(super) harmed: bool,
+    /// When the server last heard something that somebody else sent in its name.
+    pub(super) forged_at: Option<Time>,
+    /// The session that held its seat has ended.
+    pub(super) ended: bool,
+    /// Some of the datagrams of the conversation, and how many there were.
+    pub(super) said: Vec<Vec<u8>>,
+    pub(super) told: usize,
     /// How much is loaded.
     pub(super) loaded: i32,
     /// It has told its result.
@@ -180,6 +213,45 @@ pub(super) struct Device {
     /// What the conversation has under way from the client, and to it.
     pub(super) up: Path,
     pub(super) down: Path,
+}
+
+impl Device {
+    /// Whether it takes nothing at the moment, in this way.
+    fn takes_nothing(&self, now: Time, kind: Fault) -> bool {
+        self.pause
+            .is_some_and(|pause| pause.kind == kind && now < pause.end)
+    }
+
+    /// Keeps some of what it says.
+    fn remember(&mut self, datagram: Vec<u8>) {
+        if self.said.len() < SAID_KEPT {
+            self.said.push(datagram);
+        } else if self.told.is_multiple_of(SAID_EVERY) {
+            let later = SAID_KEPT / 2;
+            let place = later + self.told / SAID_EVERY % (SAID_KEPT - later);
+            self.said[place] = datagram;
+        }
+        self.told += 1;
+    }
+}
+
+/// Draws a server's settings: with few places for sessions where there will be floods,
+/// though enough for two of each player, and with few rooms now and then.
+fn draw_config(rng: &mut Rng, crowded: bool) -> Config {
+    let small = |number: u64| usize::try_from(number).expect("it is small");
+    let mut config = Config {
+        ready_timeout: rng.millis(1_000..=20_000),
+        room_timeout: rng.millis(20_000..=300_000),
+        reconnect_grace: rng.millis(0..=60_000),
+        ..Config::default()
+    };
+    if crowded && rng.per_mille(700) {
+        config.max_sessions = small(rng.within(40..=80));
+    }
+    if rng.per_mille(100) {
+        config.max_rooms = small(rng.within(6..=30));
+    }
+    config
 }
 
 /// What is left to be done.
@@ -214,6 +286,16 @@ pub struct World {
     pub(super) rooms: Vec<RoomPlan>,
     pub(super) players: Vec<Player>,
     pub(super) devices: Vec<Device>,
+    pub(super) places: Places,
+    /// Rooms in which nobody plays that have been created.
+    pub(super) spares: usize,
+    /// There will be floods, and there may be few places.
+    pub(super) crowded: bool,
+    /// A flood has begun.
+    pub(super) flooded: bool,
+    max_rooms: usize,
+    left_out: Vec<Fault>,
+    faults: Happened,
     script: BinaryHeap<Reverse<(Time, u64, Act)>>,
     acts: u64,
     pub(super) phase: Phase,
@@ -236,14 +318,17 @@ impl fmt::Debug for World {
 impl World {
     /// The world of a seed, at its beginning.
     pub fn new(seed: u64) -> World {
+        World::without(seed, Vec::new())
+    }
+
+    /// The same without some kinds of faults. From the first of them on it is another world,
+    /// but one much like it.
+    pub fn without(seed: u64, left_out: Vec<Fault>) -> World {
         let mut rng = Rng::new(seed);
         let server_addr = SocketAddr::from(([10, 0, 0, 1], 10_086));
-        let config = Config {
-            ready_timeout: rng.millis(1_000..=20_000),
-            room_timeout: rng.millis(20_000..=300_000),
-            reconnect_grace: rng.millis(0..=60_000),
-            ..Config::default()
-        };
+        let crowded = rng.per_mille(150);
+        let config = draw_config(&mut rng, crowded);
+        let max_rooms = config.max_rooms;
         let secrets = Secrets {
             hash_key: (rng.bits64(), rng.bits64()),
             clock_key: (rng.bits64(), rng.bits64()),
@@ -269,6 +354,13 @@ impl World {
             rooms: Vec::new(),
             players: Vec::new(),
             devices: Vec::new(),
+            places: Places::default(),
+            spares: 0,
+            crowded,
+            flooded: false,
+            max_rooms,
+            left_out,
+            faults: Happened::default(),
             script: BinaryHeap::new(),
             acts: 0,
             phase: Phase::Chaos,
@@ -297,12 +389,12 @@ impl World {
     ///
     /// # Errors
     /// The first violation.
-    pub fn run(&mut self) -> Result<Report, Failure> {
+    pub fn run(&mut self) -> Result<Report, Box<Failure>> {
         loop {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => return Ok(self.report()),
-                Err(violation) => return Err(self.failure(violation.to_string())),
+                Err(violation) => return Err(Box::new(self.failure(violation.to_string()))),
             }
         }
     }
@@ -315,6 +407,7 @@ impl World {
             step: self.step,
             now: self.now,
             what,
+            faults: self.faults,
             lines: self.trace.lines(),
         }
     }
@@ -325,6 +418,7 @@ impl World {
             steps: self.step,
             lasted: self.now.since(Time::ZERO),
             network: self.network.tally(),
+            faults: self.faults,
             counters: self.server.counters(),
             conversations: self.conversations,
         }
@@ -393,7 +487,7 @@ impl World {
                 self.inbox.push(arrival);
                 continue;
             }
-            let Some(index) = self.device_at(arrival.to) else {
+            let Some(index) = self.resident(arrival.to) else {
                 continue;
             };
             match self.devices[index].health {
@@ -417,19 +511,35 @@ impl World {
         device.wake = Some(self.now);
     }
 
-    fn device_at(&self, addr: SocketAddr) -> Option<usize> {
-        let index = usize::from(addr.port().checked_sub(FIRST_PORT)?);
-        (index < self.devices.len()).then_some(index)
-    }
-
-    /// The address of the next device.
-    pub(super) fn next_addr(&self) -> SocketAddr {
-        let index = u16::try_from(self.devices.len()).expect("a world has few devices");
-        SocketAddr::from(([10, 0, 1, 1], FIRST_PORT + index))
+    /// The device that is at an address now.
+    fn resident(&self, addr: SocketAddr) -> Option<usize> {
+        let (device, _) = self.places.owner(addr)?;
+        (self.devices[device].addr == addr).then_some(device)
     }
 
     pub(super) fn note(&mut self, text: String) {
         self.trace.note((self.now, self.step), text);
+    }
+
+    // --- Faults ---------------------------------------------------------------------------
+
+    /// Whether the world does without a kind of fault.
+    pub(super) fn is_left_out(&self, kind: Fault) -> bool {
+        self.left_out.contains(&kind)
+    }
+
+    /// A fault takes effect.
+    pub(super) fn count(&mut self, kind: Fault) {
+        self.faults.count(kind);
+    }
+
+    /// Counts a fault that takes effect now, unless the world does without: false then.
+    pub(super) fn happens(&mut self, kind: Fault) -> bool {
+        let happens = !self.is_left_out(kind);
+        if happens {
+            self.count(kind);
+        }
+        happens
     }
 
     // --- The script -----------------------------------------------------------------------
@@ -476,19 +586,19 @@ impl World {
         for mut arrival in std::mem::take(&mut self.inbox) {
             let way = (arrival.from, arrival.to);
             self.trace.delivered((now, self.step), way, &arrival.bytes);
-            let device = self.device_at(arrival.from).expect("only devices speak");
-            let own = &mut self.devices[device];
-            own.down.heard(own.client.conv().0, &arrival.bytes);
+            self.overhear(&arrival);
             self.server
                 .handle_datagram(now, arrival.from, &mut arrival.bytes);
         }
         for command in std::mem::take(&mut self.commands) {
-            self.command(command);
+            // What the turn has done so far comes before it.
+            self.server_events(on_time)?;
+            self.command(command, on_time)?;
         }
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
         self.server.poll_transmit(now, &mut batch);
-        self.send(self.server_addr, &batch);
+        self.send_down(&batch)?;
         self.batch = batch;
         if self.step.is_multiple_of(INVARIANTS_EVERY_STEPS) {
             self.server.assert_invariants();
@@ -498,61 +608,156 @@ impl World {
         self.sync(on_time)
     }
 
+    /// Notes what the server is about to hear.
+    fn overhear(&mut self, arrival: &Arrival) {
+        self.places.purse(arrival.from).hear(&arrival.bytes);
+        let Some((device, conn)) = self.places.owner(arrival.from) else {
+            return self.count(Fault::Flood);
+        };
+        let own = &mut self.devices[device];
+        let conv = own.client.conv().0;
+        let (hit, fault) = match arrival.author {
+            Author::Sender => (false, None),
+            Author::Forger if own.down.is_hit(self.now, conv, &arrival.bytes) => {
+                (true, Some(Fault::LuckyAck))
+            }
+            Author::Forger => (false, Some(Fault::ForgedAck)),
+            Author::Replayer => {
+                let hit = own.down.is_mistaken_for_another_life(&arrival.bytes);
+                (hit, Some(Fault::Replay))
+            }
+        };
+        if own.conn == conn {
+            own.harmed |= hit;
+            if arrival.author != Author::Sender {
+                own.forged_at = Some(self.now);
+            }
+            if arrival.author != Author::Forger {
+                own.down.heard(conv, &arrival.bytes);
+            }
+        }
+        if let Some(fault) = fault {
+            self.count(fault);
+        }
+    }
+
     fn draw_delay_of_loop(&mut self) -> Duration {
-        if self.tempo.suspends && self.rng.per_million(20) {
+        if self.tempo.suspends && self.rng.per_million(200) && self.happens(Fault::Suspend) {
             self.note("the server is suspended".into());
             return self.rng.millis(1_001..=3_000);
         }
-        if self.rng.per_million(self.tempo.late_per_million) {
+        let late = self.rng.per_million(self.tempo.late_per_million);
+        if late && self.happens(Fault::LateTurn) {
             return self.rng.millis(0..=self.tempo.late_ms_max);
         }
         Duration::ZERO
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: Command, on_time: bool) -> Result<(), Violation> {
+        let number = |world: &World, room: usize| world.rooms[room].spec.room;
         match command {
             Command::Create(room) => {
                 let spec = self.rooms[room].spec.clone();
-                self.note(format!("create {spec:?}"));
-                // Refused while the match before still runs.
-                if let Ok(view) = self.server.create_room(self.now, spec) {
-                    self.oracle.created(&view);
-                }
+                self.create(spec).map(drop)
             }
             Command::Close(room) => {
-                let id = self.rooms[room].spec.room;
-                self.note(format!("close room {id}"));
-                self.server.close_room(self.now, id);
+                self.close(number(self, room));
+                Ok(())
+            }
+            Command::Replace(room) => {
+                let closed = self.close(number(self, room));
+                self.server_events(on_time)?;
+                let spec = self.rooms[room].spec.clone();
+                if self.create(spec)? && closed {
+                    self.count(Fault::RoomReplaced);
+                }
+                Ok(())
+            }
+            Command::CreateSpare(index) => self.create(self.spare(index)).map(drop),
+            Command::CloseSpare(index) => {
+                self.close(self.spare(index).room);
+                Ok(())
+            }
+            Command::ReplaceSpare(index) => {
+                let spec = self.spare(index);
+                self.close(spec.room);
+                self.server_events(on_time)?;
+                self.create(spec).map(drop)
             }
             Command::Stop => {
                 self.note("stop".into());
                 self.server.stop(self.now);
+                self.oracle.stops();
+                Ok(())
             }
         }
     }
 
-    /// Gives a batch to the network: `from` the server each datagram has its own
-    /// destination, from a client all go to the server.
-    fn send(&mut self, from: SocketAddr, batch: &Transmits) {
-        for (to, bytes) in batch.iter() {
-            let to = if from == self.server_addr {
-                to
-            } else {
-                self.server_addr
-            };
-            let fate = self.network.send(self.now, from, to, bytes);
-            self.trace
-                .sent((self.now, self.step), (from, to), bytes, fate);
-            let now = self.now;
-            if let Some(device) = self.device_at(from) {
-                let own = &mut self.devices[device];
-                own.up.sent(now, own.client.conv().0, bytes);
-            } else if let Some(device) = self.device_at(to) {
-                let own = &mut self.devices[device];
-                own.down.sent(now, own.client.conv().0, bytes);
+    /// Creates a room, unless that is refused for a good reason.
+    fn create(&mut self, spec: RoomSpec) -> Result<bool, Violation> {
+        self.note(format!("create {spec:?}"));
+        let room = spec.room;
+        let held = self.server.counters().rooms;
+        match self.server.create_room(self.now, spec) {
+            Ok(view) => self.oracle.created(&view).map(|_| true),
+            Err(error) => {
+                self.oracle
+                    .not_created(room, &error, held, self.max_rooms)?;
+                Ok(false)
             }
         }
     }
+
+    fn close(&mut self, room: RoomId) -> bool {
+        self.note(format!("close room {room}"));
+        self.server.close_room(self.now, room).is_some()
+    }
+
+    // --- The network ----------------------------------------------------------------------
+
+    /// Gives the server's batch to the network.
+    fn send_down(&mut self, batch: &Transmits) -> Result<(), Violation> {
+        let from = self.server_addr;
+        for (to, bytes) in batch.iter() {
+            self.give_to_network((from, to), Author::Sender, bytes);
+            if let Err(Overdrawn { heard, sent }) = self.places.purse(to).send(bytes) {
+                return Err(Violation::Amplified { to, heard, sent });
+            }
+            if let Some(device) = self.resident(to) {
+                let own = &mut self.devices[device];
+                own.down.sent(self.now, own.client.conv().0, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a client's batch to the network.
+    fn send_up(&mut self, device: usize, batch: &Transmits) {
+        for (_, bytes) in batch.iter() {
+            let own = &mut self.devices[device];
+            let mut bytes = bytes.to_vec();
+            if own.takes_nothing(self.now, Fault::WindowShut) {
+                shut_window(&mut bytes);
+            }
+            own.up.sent(self.now, own.client.conv().0, &bytes);
+            let way = (own.addr, self.server_addr);
+            self.give_to_network(way, Author::Sender, &bytes);
+            self.devices[device].remember(bytes);
+        }
+    }
+
+    /// Somebody sends the server a datagram in the name of an address.
+    pub(super) fn inject(&mut self, from: SocketAddr, author: Author, bytes: &[u8]) {
+        self.give_to_network((from, self.server_addr), author, bytes);
+    }
+
+    fn give_to_network(&mut self, way: (SocketAddr, SocketAddr), author: Author, bytes: &[u8]) {
+        let fate = self.network.send(self.now, way, author, bytes);
+        let moment = (self.now, self.step);
+        self.trace.sent(moment, way, author, bytes, fate);
+    }
+
+    // --- What the server says -------------------------------------------------------------
 
     fn server_events(&mut self, on_time: bool) -> Result<(), Violation> {
         let now = self.now;
@@ -576,21 +781,13 @@ impl World {
                     frames,
                 } => {
                     let of = self.oracle.find(match_id).expect("it was created");
-                    // One that made way in the same turn can be asked for no more.
-                    if self.oracle.newest(room) == Some(of) {
-                        let ended = true;
-                        self.show_log(of, room, Turn { on_time, ended })?;
-                        self.oracle.over(of, now, reason, frames)?;
-                        self.plan_again(room);
-                    }
+                    let ended = true;
+                    self.show_log(of, room, Turn { on_time, ended })?;
+                    self.oracle.over(of, now, reason, frames)?;
+                    self.plan_again(room);
                 }
                 Event::SeatLeft { addr, reason, .. } => self.judge_end(addr, reason)?,
-                Event::SeatTaken { addr, .. } => {
-                    let device = self.device_at(addr).expect("only devices speak");
-                    let player = self.devices[device].player;
-                    self.players[player].seated = Some((device, now));
-                    self.oracle.seated(self.devices[device].conn);
-                }
+                Event::SeatTaken { addr, player, .. } => self.seat_taken(addr, player)?,
                 Event::RoomFailed { .. } | Event::SessionFailed { .. } => {
                     unreachable!("the simulator lets panics through");
                 }
@@ -629,10 +826,31 @@ impl World {
         Ok(())
     }
 
+    /// A seat is given to whoever is at an address: they must have proved that they are.
+    fn seat_taken(&mut self, addr: SocketAddr, player: PlayerId) -> Result<(), Violation> {
+        let proved = self.places.purse(addr).is_proved();
+        let owner = self.places.owner(addr).filter(|_| proved);
+        let Some((device, conn)) = owner else {
+            return Err(Violation::Unproved { addr, player });
+        };
+        let index = self.devices[device].player;
+        if self.players[index].id != player {
+            return Err(Violation::Unproved { addr, player });
+        }
+        self.players[index].seated = Some((addr, self.now));
+        self.oracle.seated(conn);
+        Ok(())
+    }
+
     /// A session that held a seat has ended: was there a reason for it? A long outage is one,
     /// and so is a segment of which every copy was lost for a long time: when the window
     /// behind it is full, nothing else is sent that could be acknowledged.
-    fn judge_end(&self, addr: SocketAddr, reason: Disconnect) -> Result<(), Violation> {
+    ///
+    /// At an address that a client has left there always is one: nobody is there any more.
+    fn judge_end(&mut self, addr: SocketAddr, reason: Disconnect) -> Result<(), Violation> {
+        let Some(device) = self.resident(addr) else {
+            return Ok(());
+        };
         let expected = matches!(
             reason,
             Disconnect::TakenOver
@@ -640,14 +858,23 @@ impl World {
                 | Disconnect::CandidateLost
                 | Disconnect::RoomGone
         );
-        let device = self.device_at(addr).expect("only devices speak");
+        let seated = self.is_seated(device);
+        let own = &mut self.devices[device];
+        own.ended |= !expected && seated;
         let own = &self.devices[device];
         let until = |excuse: Time| excuse + EXCUSE > self.now;
         let long = |(begin, end): (Time, Time)| end.since(begin) > OUTAGE_KCP_MAX && until(end);
         let waits = |since: Time| self.now.since(since) > OUTAGE_KCP_MAX;
+        // A game that reads nothing closes the window in the end, when its client is full.
+        let read_nothing = |pause: Pause| {
+            pause.kind == Fault::NeverReads && pause.end.since(pause.begin) > PAUSE_MAX
+        };
+        let full = reason == Disconnect::Stalled && own.pause.is_some_and(read_nothing);
         let excused = own.health != Health::Alive
             || !self.is_current(device)
             || until(own.opened_at)
+            || own.harmed
+            || full
             || own.outage.is_some_and(long)
             || own.down.waits_since().is_some_and(waits);
         if expected || excused {
@@ -662,18 +889,19 @@ impl World {
         self.players[self.devices[device].player].device == Some(device)
     }
 
-    /// Whether the conversation of a device has been given its seat.
+    /// Whether the conversation of a device has been given its seat, where it is now.
     pub(super) fn is_seated(&self, device: usize) -> bool {
         let own = &self.devices[device];
         let seated = self.players[own.player].seated;
-        seated.is_some_and(|(at, when)| at == device && when >= own.opened_at)
+        seated.is_some_and(|(at, when)| at == own.addr && when >= own.opened_at)
     }
 
-    /// Whether another client of its player has been given its seat.
+    /// Whether another client of its player has been given its seat, or its own from where it
+    /// was before.
     pub(super) fn is_displaced(&self, device: usize) -> bool {
         let own = &self.devices[device];
         let seated = self.players[own.player].seated;
-        seated.is_some_and(|(other, at)| other != device && at >= own.opened_at)
+        seated.is_some_and(|(other, at)| other != own.addr && at >= own.opened_at)
     }
 
     // --- The clients ----------------------------------------------------------------------
@@ -686,6 +914,21 @@ impl World {
             return Ok(());
         }
         self.devices[index].client.handle_timeout(now);
+        if !self.devices[index].takes_nothing(now, Fault::NeverReads) {
+            self.take_news(index)?;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let device = &mut self.devices[index];
+        device.client.poll_transmit(now, &mut batch);
+        self.send_up(index, &batch);
+        self.batch = batch;
+        let device = &mut self.devices[index];
+        device.wake = device.client.poll_timeout(now);
+        Ok(())
+    }
+
+    /// The game of a client reads all its news.
+    pub(super) fn take_news(&mut self, index: usize) -> Result<(), Violation> {
         while let Some(event) = self.devices[index].client.poll_event() {
             let conn = self.devices[index].conn;
             if !matches!(event, ClientEvent::Frame(_)) {
@@ -694,14 +937,6 @@ impl World {
             self.oracle.heard(conn, &event)?;
             self.react(index, &event);
         }
-        let mut batch = std::mem::take(&mut self.batch);
-        let device = &mut self.devices[index];
-        device.client.poll_transmit(now, &mut batch);
-        let addr = device.addr;
-        self.send(addr, &batch);
-        self.batch = batch;
-        let device = &mut self.devices[index];
-        device.wake = device.client.poll_timeout(now);
         Ok(())
     }
 
@@ -743,6 +978,10 @@ impl World {
             // What a broadcast may wait for, and the way.
             let lag = room.broadcast_every() + Duration::from_millis(200);
             let state = format!("{:?} at {}", device.client.state(), device.addr);
+            if !self.is_seated(index) {
+                let conn = device.conn;
+                return Err(Violation::NoSeat { conn });
+            }
             self.oracle
                 .must_be_at_head(device.conn, self.now, lag, state)?;
             self.oracle

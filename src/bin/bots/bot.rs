@@ -181,7 +181,8 @@ impl Bot {
         };
         let socket = UdpSocket::bind(any)?;
         socket.connect(plan.server)?;
-        let mut config = ClientConfig::new(members[seat], *room_id);
+        let mut config = ClientConfig::new(members[seat].player, *room_id);
+        config.token.clone_from(&members[seat].token);
         // An earlier run may have used the same port.
         config.conv = Conv(getrandom::u32().map_err(io::Error::other)?);
         let mut client = Client::new(begins, config);
@@ -191,8 +192,8 @@ impl Bot {
         Ok(Bot {
             room,
             room_id: *room_id,
-            player: members[seat],
-            winner: members[0],
+            player: members[seat].player,
+            winner: members[0].player,
             client,
             socket,
             readable: false,

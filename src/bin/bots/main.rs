@@ -21,6 +21,7 @@ use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::io::system;
 use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE};
 
+use http::Web;
 use weather::Weather;
 
 /// Frames per second of a server whose answer does not tell.
@@ -42,6 +43,10 @@ struct Args {
     /// The server's HTTP address, where the rooms are created.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10002")]
     web: String,
+    /// The server's --admin-token, sent with each HTTP request.
+    #[arg(long, value_name = "TOKEN", env = "LOCKSTEP_ADMIN_TOKEN", hide_env_values = true,
+          value_parser = bearer)]
+    admin_token: Option<String>,
 
     /// Rooms that play at the same time.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -101,7 +106,7 @@ pub(crate) struct Plan {
     /// The server's UDP address.
     pub(crate) server: SocketAddr,
     /// The rooms and their players.
-    pub(crate) rooms: Vec<(RoomId, Vec<PlayerId>)>,
+    pub(crate) rooms: Vec<PlannedRoom>,
     /// Time between two inputs of a player, `None` for no inputs.
     pub(crate) input_every: Option<Duration>,
     /// Time of play.
@@ -112,6 +117,18 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     /// Seed of the network.
     pub(crate) seed: u64,
+}
+
+/// A room and its players.
+pub(crate) type PlannedRoom = (RoomId, Vec<Member>);
+
+/// A player of a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Its account.
+    pub(crate) player: PlayerId,
+    /// What it shows at the door.
+    pub(crate) token: String,
 }
 
 impl Plan {
@@ -144,8 +161,7 @@ fn main() -> ExitCode {
 
 /// Creates the rooms, plays them, prints the report, and says whether all was well.
 fn run(args: &Args, server: SocketAddr) -> Result<bool, String> {
-    let rooms = members(args);
-    let hz = create_rooms(args, &rooms)?;
+    let (rooms, hz) = create_rooms(args)?;
     let plan = Plan {
         server,
         rooms,
@@ -178,11 +194,17 @@ fn members(args: &Args) -> Vec<(RoomId, Vec<PlayerId>)> {
     rooms.map(|room| (RoomId(room), players_of(room))).collect()
 }
 
-/// Creates the rooms over HTTP and returns their frames per second.
-fn create_rooms(args: &Args, rooms: &[(RoomId, Vec<PlayerId>)]) -> Result<u32, String> {
+/// Creates the rooms over HTTP, and returns them and their frames per second.
+fn create_rooms(args: &Args) -> Result<(Vec<PlannedRoom>, u32), String> {
+    let web = Web {
+        address: args.web.clone(),
+        admin_token: args.admin_token.clone(),
+    };
     let mut hz = args.hz.unwrap_or(HZ_DEFAULT);
-    for (room, members) in rooms {
-        let created = http::create_room(&args.web, *room, members, args.hz)
+    let mut rooms = Vec::new();
+    for (room, players) in members(args) {
+        let created = web
+            .create_room(room, &players, args.hz)
             .map_err(|error| format!("room {room} was not created: {error}"))?;
         hz = created.hz.unwrap_or(hz);
         let seconds = created.max_frames.map(|frames| u64::from(frames / hz));
@@ -193,8 +215,11 @@ fn create_rooms(args: &Args, rooms: &[(RoomId, Vec<PlayerId>)]) -> Result<u32, S
                 args.seconds
             ));
         }
+        let members = players.into_iter().zip(created.tokens);
+        let members = members.map(|(player, token)| Member { player, token });
+        rooms.push((room, members.collect()));
     }
-    Ok(hz)
+    Ok((rooms, hz))
 }
 
 /// The address of a server, of version 4 if there is a choice: that is what the server listens
@@ -207,6 +232,15 @@ fn resolve(host_port: &str) -> Result<SocketAddr, String> {
     let v4 = all.iter().find(|address| address.is_ipv4());
     let address = v4.or(all.first()).copied();
     address.ok_or_else(|| "this name has no address".to_owned())
+}
+
+/// A token that fits a line of HTTP.
+fn bearer(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("one or more letters, digits and signs, without a space".to_owned())
+    }
 }
 
 fn players(text: &str) -> Result<u32, String> {
@@ -270,6 +304,7 @@ mod tests {
             ["--seconds", "2"],
             ["--hz", "241"],
             ["--rooms", "0"],
+            ["--admin-token", "a\r\nb"],
         ] {
             let line = ["lockstep-bots"].into_iter().chain(wrong);
             assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");

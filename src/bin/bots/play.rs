@@ -214,6 +214,7 @@ impl Progress {
 mod tests {
     use super::*;
     use crate::weather::Weather;
+    use crate::{Member, PlannedRoom};
     use lockstep_server::config::Listen;
     use lockstep_server::engine::auth::RoomSecret;
     use lockstep_server::engine::config::Config;
@@ -228,7 +229,7 @@ mod tests {
     use std::sync::mpsc;
 
     /// Runs a server until the test ends, and creates the rooms of the plan.
-    fn serve(rooms: &[(RoomId, Vec<PlayerId>)]) -> (SocketAddr, Handle) {
+    fn serve(rooms: &[PlannedRoom]) -> (SocketAddr, Handle) {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -245,7 +246,7 @@ mod tests {
         for (room, members) in rooms {
             let spec = RoomSpec {
                 room: *room,
-                members: members.clone(),
+                members: members.iter().map(|member| member.player).collect(),
                 seed: 1,
                 hz: None,
                 broadcast_every: None,
@@ -258,7 +259,11 @@ mod tests {
     }
 
     fn plan(weather: Weather) -> (Plan, Handle) {
-        let members = |room| (1..=3).map(|n| PlayerId(room * 1000 + n)).collect();
+        let member = |player| Member {
+            player: PlayerId(player),
+            token: String::new(),
+        };
+        let members = |room| (1..=3).map(|n| member(room * 1000 + n)).collect();
         let rooms: Vec<_> = (1..=4).map(|room| (RoomId(room), members(room))).collect();
         let (server, handle) = serve(&rooms);
         let plan = Plan {

@@ -2,13 +2,18 @@
 //! saw.
 //!
 //! Here are the command line and the order of things; [`http`] creates the rooms, [`play`]
-//! is the loop, [`bot`] one player with its socket, [`weather`] the network that loses and
-//! delays, [`watch`] what is checked and measured, [`report`] what is printed.
+//! is the loop with its [`wakes`], [`bot`] one player, [`line`] its way to the server through
+//! the [`weather`] that loses and delays, [`watch`] what is checked and measured,
+//! [`problems`] what went wrong, [`progress`] and [`report`] what is shown.
 
 mod bot;
 mod http;
+mod line;
 mod play;
+mod problems;
+mod progress;
 mod report;
+mod wakes;
 mod watch;
 mod weather;
 

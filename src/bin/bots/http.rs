@@ -66,6 +66,23 @@ impl Web {
         })
     }
 
+    /// Ends the match of a room.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(crate) fn close_room(&self, room: RoomId) -> Result<(), String> {
+        let path = format!("/api/rooms/{room}");
+        self.ask_the_busy("DELETE", &path, "", 200).map(|_| ())
+    }
+
+    /// What the server counts.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(crate) fn stats(&self) -> Result<Value, String> {
+        self.ask_the_busy("GET", "/api/stats", "", 200)
+    }
+
     fn ask_the_busy(
         &self,
         method: &str,

@@ -138,6 +138,36 @@ impl Line {
         spoken
     }
 
+    /// Lets time pass while there is no client: what is under way arrives nevertheless, and what
+    /// comes in finds nobody.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub(crate) fn pass(&mut self, now: Time) -> io::Result<()> {
+        let mut buffer = [0; DATAGRAM_MAX];
+        while self.readable {
+            match self.socket.recv(&mut buffer) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) => return Err(error),
+            }
+        }
+        while self.down.take(now).is_some() {}
+        while let Some(datagram) = self.up.take(now) {
+            self.send(&datagram)?;
+        }
+        Ok(())
+    }
+
+    /// When [`Line::pass`] has something to do though nothing arrives at the socket.
+    pub(crate) fn wake_passing(&self, now: Time) -> Option<Time> {
+        let now = self.readable.then_some(now);
+        [now, self.up.next(), self.down.next()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
     fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
         match self.socket.send(datagram) {
             Ok(_) => self.sent.add(datagram.len()),

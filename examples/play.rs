@@ -47,6 +47,15 @@ struct Args {
     /// The server's UDP address.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10086")]
     server: String,
+    /// What the game's backend gave this player to show at the door: its ticket, or the
+    /// secret of the room. Creating a room answers with both, as far as the server uses them.
+    #[arg(
+        long,
+        env = "LOCKSTEP_TOKEN",
+        hide_env_values = true,
+        default_value = ""
+    )]
+    token: String,
     /// Play by yourself, and print lines.
     #[arg(long)]
     bot: bool,
@@ -97,6 +106,7 @@ impl Driver {
             .connect(&args.server)
             .map_err(|error| format!("--server {}: {error}", args.server))?;
         let mut config = ClientConfig::new(PlayerId(args.id), RoomId(args.room));
+        config.token.clone_from(&args.token);
         // The client draws no random numbers itself, so its driver does.
         config.conv = Conv(getrandom::u32()?);
         let mut client = Client::new(Time::ZERO, config);
@@ -237,7 +247,10 @@ fn refusal(args: &Args, code: ConnectCode) -> String {
         ),
         ConnectCode::NoPlayer => format!("Player {id} is no member of room {room}."),
         ConnectCode::RoomState => format!("The match of room {room} is over."),
-        ConnectCode::Token => "The server wants a token, and this game has none.".to_owned(),
+        ConnectCode::Token if args.token.is_empty() => {
+            "The server wants a token: whoever created the room got it (--token).".to_owned()
+        }
+        ConnectCode::Token => "The token is not one for this room and player.".to_owned(),
         ConnectCode::Ok => "The server has refused without a reason.".to_owned(),
     }
 }
@@ -732,6 +745,7 @@ mod tests {
             room,
             id,
             server,
+            token: String::new(),
             bot,
         }
     }

@@ -1,9 +1,7 @@
-//! One player: a client, its socket, the weather between it and the server, and what it does
-//! from the first Connect to the Close.
+//! One player of a load run: what it does from the first Connect to the Close, and what it
+//! checks on the way.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -12,14 +10,14 @@ use lockstep_server::engine::id::{Conv, FrameId, PlayerId, RoomId};
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::wire::frame::Frame;
-use lockstep_server::limits::DATAGRAM_MAX;
-use mio::net::UdpSocket;
 
 use crate::Plan;
+use crate::line::Line;
+use crate::problems::{Problems, kind};
 use crate::watch::{
     FrameClock, InputWatch, Returned, RoomLog, histogram, input_of, is_genuine, record,
 };
-use crate::weather::{SplitMix, Way};
+use crate::weather::SplitMix;
 
 /// Time from a player's first datagram within which its match must start: the server waits
 /// 20 s for players that are missing.
@@ -31,10 +29,6 @@ const QUIET_END: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Lag from which on inputs are left out instead of being sent all at once.
 const INPUT_LAG_MAX: Duration = Duration::from_secs(1);
-/// Datagrams read in one turn of a player.
-const DATAGRAMS_PER_TURN: usize = 64;
-/// Problems of which the text is kept.
-const EXAMPLES_MAX: usize = 10;
 
 /// What all players share.
 #[derive(Debug)]
@@ -49,6 +43,8 @@ pub(crate) struct World<'a> {
     pub(crate) problems: Problems,
     /// Players whose match has started.
     pub(crate) started: usize,
+    /// When the first match started.
+    pub(crate) began: Option<Time>,
     /// Frames delivered to all players together.
     pub(crate) frames: u64,
     /// Why it makes no sense to go on.
@@ -65,54 +61,11 @@ impl World<'_> {
             latency: histogram(),
             problems: Problems::default(),
             started: 0,
+            began: None,
             frames: 0,
             fatal: None,
             batch: Transmits::default(),
         }
-    }
-}
-
-/// What should not have happened: counted by kind, the first ones with their text.
-#[derive(Debug, Default)]
-pub(crate) struct Problems {
-    /// How often each kind came.
-    pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// The first ones.
-    pub(crate) examples: Vec<String>,
-}
-
-impl Problems {
-    /// How often a kind came.
-    pub(crate) fn of(&self, kind: &str) -> u64 {
-        self.counts.get(kind).copied().unwrap_or(0)
-    }
-}
-
-/// The kinds of problems that the report shows by themselves.
-pub(crate) mod kind {
-    /// A frame that was there already.
-    pub(crate) const DUPLICATE: &str = "duplicate frames";
-    /// A frame that is missing.
-    pub(crate) const GAP: &str = "gaps";
-    /// A frame of which another player of the room saw something else.
-    pub(crate) const DIFFERENT: &str = "different frames";
-    /// An own input that never came back.
-    pub(crate) const MISSING: &str = "missing inputs";
-}
-
-/// Datagrams and their bytes, without the headers of UDP and below.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Traffic {
-    /// Datagrams.
-    pub(crate) datagrams: u64,
-    /// Bytes.
-    pub(crate) bytes: u64,
-}
-
-impl Traffic {
-    fn add(&mut self, bytes: usize) {
-        self.datagrams += 1;
-        self.bytes += bytes as u64;
     }
 }
 
@@ -140,12 +93,8 @@ pub(crate) struct Bot {
     player: PlayerId,
     /// Who is said to have won: all players of a room must agree.
     winner: PlayerId,
-    client: Client,
-    socket: UdpSocket,
-    /// The socket may hold more.
-    readable: bool,
-    up: Way,
-    down: Way,
+    /// Its way to the server.
+    pub(crate) line: Line,
     begins: Time,
     /// The share of an input period that passes before this player's first input.
     phase: f64,
@@ -156,10 +105,6 @@ pub(crate) struct Bot {
     pub(crate) inputs: InputWatch,
     /// When frames came.
     pub(crate) clock: FrameClock,
-    /// What left through the socket.
-    pub(crate) sent: Traffic,
-    /// What came in through the socket.
-    pub(crate) received: Traffic,
 }
 
 impl Bot {
@@ -175,13 +120,8 @@ impl Bot {
         begins: Time,
     ) -> io::Result<Bot> {
         let (room_id, members) = &plan.rooms[room];
-        let any: SocketAddr = match plan.server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = UdpSocket::bind(any)?;
-        socket.connect(plan.server)?;
-        let mut config = ClientConfig::new(members[seat], *room_id);
+        let mut config = ClientConfig::new(members[seat].player, *room_id);
+        config.token.clone_from(&members[seat].token);
         // An earlier run may have used the same port.
         config.conv = Conv(getrandom::u32().map_err(io::Error::other)?);
         let mut client = Client::new(begins, config);
@@ -191,13 +131,9 @@ impl Bot {
         Ok(Bot {
             room,
             room_id: *room_id,
-            player: members[seat],
-            winner: members[0],
-            client,
-            socket,
-            readable: false,
-            up: Way::new(plan.weather, seeds.next()),
-            down: Way::new(plan.weather, seeds.next()),
+            player: members[seat].player,
+            winner: members[0].player,
+            line: Line::new(plan.server, client, plan.weather, &mut seeds)?,
             begins,
             // Evenly within the room, and the rooms evenly within that.
             phase: (seat as f64 + room as f64 / plan.rooms.len() as f64) / members.len() as f64,
@@ -206,24 +142,7 @@ impl Bot {
             expected: 0,
             inputs: InputWatch::default(),
             clock: FrameClock::new(plan.hz),
-            sent: Traffic::default(),
-            received: Traffic::default(),
         })
-    }
-
-    /// The socket, to be watched.
-    pub(crate) fn socket(&mut self) -> &mut UdpSocket {
-        &mut self.socket
-    }
-
-    /// The socket holds datagrams.
-    pub(crate) fn is_readable(&mut self) {
-        self.readable = true;
-    }
-
-    /// Datagrams that the weather took, both ways.
-    pub(crate) fn lost(&self) -> (u64, u64) {
-        (self.up.lost(), self.down.lost())
     }
 
     /// Frames delivered.
@@ -237,64 +156,19 @@ impl Bot {
         if now < self.begins {
             return Some(self.begins);
         }
-        self.hear(now, world);
-        self.client.handle_timeout(now);
+        let heard = self.line.hear(now);
+        self.check_socket(heard, world);
+        self.line.client.handle_timeout(now);
         self.read_events(now, world);
         self.act(now, world);
-        self.speak(now, world);
+        let spoken = self.line.speak(now, &mut world.batch);
+        self.check_socket(spoken, world);
         self.wake(now)
     }
 
-    // --- The network ----------------------------------------------------------------------
-
-    fn hear(&mut self, now: Time, world: &mut World<'_>) {
-        let mut buffer = [0; DATAGRAM_MAX];
-        let clear = world.plan.weather.is_clear();
-        for _ in 0..DATAGRAMS_PER_TURN {
-            if !self.readable {
-                break;
-            }
-            match self.socket.recv(&mut buffer) {
-                Ok(len) => {
-                    self.received.add(len);
-                    if clear {
-                        self.client.handle_datagram(now, &mut buffer[..len]);
-                    } else {
-                        self.down.put(now, &buffer[..len]);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(error) => self.socket_failed(&error, world),
-            }
-        }
-        while let Some(mut datagram) = self.down.take(now) {
-            self.client.handle_datagram(now, &mut datagram);
-        }
-    }
-
-    fn speak(&mut self, now: Time, world: &mut World<'_>) {
-        let mut batch = std::mem::take(&mut world.batch);
-        self.client.poll_transmit(now, &mut batch);
-        let clear = world.plan.weather.is_clear();
-        for (_, datagram) in batch.iter() {
-            if clear {
-                self.send(datagram, world);
-            } else {
-                self.up.put(now, datagram);
-            }
-        }
-        while let Some(datagram) = self.up.take(now) {
-            self.send(&datagram, world);
-        }
-        world.batch = batch;
-    }
-
-    fn send(&mut self, datagram: &[u8], world: &mut World<'_>) {
-        match self.socket.send(datagram) {
-            Ok(_) => self.sent.add(datagram.len()),
-            // The system's buffer is full: lost, as networks lose datagrams.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => self.socket_failed(&error, world),
+    fn check_socket(&mut self, result: io::Result<()>, world: &mut World<'_>) {
+        if let Err(error) = result {
+            self.socket_failed(&error, world);
         }
     }
 
@@ -316,7 +190,7 @@ impl Bot {
 
     fn read_events(&mut self, now: Time, world: &mut World<'_>) {
         let mut newest_empty = None;
-        while let Some(event) = self.client.poll_event() {
+        while let Some(event) = self.line.client.poll_event() {
             match event {
                 ClientEvent::Frame(frame) => {
                     if frame.inputs.is_empty() {
@@ -362,6 +236,7 @@ impl Bot {
             return self.problem(world, "second starts", "nobody asked for one");
         }
         world.started += 1;
+        world.began.get_or_insert(now);
         let first_input = |every: Duration| now + every.mul_f64(self.phase);
         self.stage = Stage::Playing {
             next_input: world.plan.input_every.map(first_input),
@@ -422,7 +297,8 @@ impl Bot {
         match self.stage {
             Stage::Gathering => {
                 if now >= self.begins + START_LIMIT {
-                    let text = format!("it is {:?} after {START_LIMIT:?}", self.client.state());
+                    let text =
+                        format!("it is {:?} after {START_LIMIT:?}", self.line.client.state());
                     self.problem(world, "not started", &text);
                     self.stage = Stage::Left;
                 }
@@ -435,7 +311,7 @@ impl Bot {
                         let text = format!("{missing} at the end");
                         self.problem(world, kind::MISSING, &text);
                     }
-                    self.client.result(self.winner.0);
+                    self.line.client.result(self.winner.0);
                     let deadline = now + PATIENCE;
                     self.stage = Stage::Finishing { deadline };
                 }
@@ -464,7 +340,11 @@ impl Bot {
         let mut refused = false;
         while *next <= now && *next < last {
             *next = *next + every;
-            if self.client.input(input_of(self.player, self.inputs.next())) {
+            if self
+                .line
+                .client
+                .input(input_of(self.player, self.inputs.next()))
+            {
                 self.inputs.left(now);
             } else {
                 refused = true;
@@ -492,23 +372,11 @@ impl Bot {
             Stage::Finishing { deadline } => deadline,
             Stage::Left => return None,
         };
-        let others = [
-            self.client.poll_timeout(now),
-            self.up.next(),
-            self.down.next(),
-        ];
-        let soonest = others.into_iter().flatten().fold(stage, Time::min);
-        Some(if self.readable { now } else { soonest })
+        Some(self.line.wake(now).map_or(stage, |at| at.min(stage)))
     }
 
     fn problem(&self, world: &mut World<'_>, kind: &'static str, text: &str) {
-        *world.problems.counts.entry(kind).or_default() += 1;
-        if world.problems.examples.len() < EXAMPLES_MAX {
-            let (room, player) = (self.room_id, self.player);
-            world
-                .problems
-                .examples
-                .push(format!("{kind}: room {room}, player {player}: {text}"));
-        }
+        let who = (self.room_id, self.player);
+        world.problems.add(kind, who, text);
     }
 }

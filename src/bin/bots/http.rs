@@ -1,58 +1,159 @@
-//! Just enough of HTTP/1.1 to create rooms: one request a connection, read to its end.
+//! Just enough of HTTP/1.1 to create, close and count rooms: one request a connection, read to
+//! its end. It blocks; who must not, asks from another thread.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use serde_json::{Value, json};
 
 /// Time for each step of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer at the most: a room with 256 seats takes some 40 kB.
+/// Time for which a request is repeated to a server that says it is busy (503). One whose loop
+/// was late refuses new rooms for 10 s.
+const BUSY_FOR: Duration = Duration::from_secs(30);
+/// Time between two such repetitions.
+const BUSY_EVERY: Duration = Duration::from_millis(250);
+/// Bytes of an answer at the most: a room with 256 seats takes some 40 kB, and tickets as much
+/// again.
 const ANSWER_MAX: u64 = 1024 * 1024;
 
 /// What the server says of a room that it has created, as far as it says it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Created {
     /// Frames per second.
     pub(crate) hz: Option<u32>,
     /// Frames after which the match is over.
     pub(crate) max_frames: Option<u32>,
+    /// What each member shows at the door, in the order in which they were named: its ticket,
+    /// or else the secret of the room. A server that asks for neither does not mind it.
+    pub(crate) tokens: Vec<String>,
 }
 
-/// Creates a room.
-///
-/// # Errors
-/// A sentence for the user.
-pub(crate) fn create_room(
-    web: &str,
-    room: RoomId,
-    members: &[PlayerId],
-    hz: Option<u32>,
-) -> Result<Created, String> {
-    let members: Vec<_> = members.iter().map(|player| player.0.to_string()).collect();
-    let mut body = json!({ "room": room.0.to_string(), "members": members });
-    if let Some(hz) = hz {
-        body["hz"] = hz.into();
+/// The HTTP side of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Web {
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    /// What opens the door of a guarded one.
+    pub(crate) admin_token: Option<String>,
+}
+
+impl Web {
+    /// Creates a room. A server that is busy is asked again for a while.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(crate) fn create_room(
+        &self,
+        room: RoomId,
+        members: &[PlayerId],
+        hz: Option<u32>,
+    ) -> Result<Created, String> {
+        let names: Vec<_> = members.iter().map(|player| player.0.to_string()).collect();
+        let mut body = json!({ "room": room.0.to_string(), "members": names });
+        if let Some(hz) = hz {
+            body["hz"] = hz.into();
+        }
+        let body = self.ask_the_busy("POST", "/api/rooms", &body.to_string(), 201)?;
+        let number = |name: &str| body[name].as_u64().and_then(|n| u32::try_from(n).ok());
+        Ok(Created {
+            hz: number("hz").filter(|hz| *hz > 0),
+            max_frames: number("max_frames"),
+            tokens: members.iter().map(|player| token(&body, *player)).collect(),
+        })
     }
-    let answer = post(web, "/api/rooms", &body.to_string())?;
-    let (status, body) = parse(&answer)?;
-    if status != 201 {
-        let hint = match status {
-            409 => "; choose another --first-room or wait until it is over",
-            _ => "",
-        };
-        let reason = reason(body);
-        return Err(format!("the server says {status}: {reason}{hint}"));
+
+    /// Ends the match of a room.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(crate) fn close_room(&self, room: RoomId) -> Result<(), String> {
+        let path = format!("/api/rooms/{room}");
+        self.ask_the_busy("DELETE", &path, "", 200).map(|_| ())
     }
-    let body: Value = serde_json::from_slice(body)
-        .map_err(|error| format!("the server's answer is not JSON: {error}"))?;
-    let number = |name: &str| body[name].as_u64().and_then(|n| u32::try_from(n).ok());
-    Ok(Created {
-        hz: number("hz").filter(|hz| *hz > 0),
-        max_frames: number("max_frames"),
-    })
+
+    /// What the server counts.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(crate) fn stats(&self) -> Result<Value, String> {
+        self.ask_the_busy("GET", "/api/stats", "", 200)
+    }
+
+    fn ask_the_busy(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        expected: u16,
+    ) -> Result<Value, String> {
+        let began = Instant::now();
+        loop {
+            match self.ask(method, path, body, expected) {
+                Err((503, _)) if began.elapsed() < BUSY_FOR => thread::sleep(BUSY_EVERY),
+                other => return other.map_err(|(_, error)| error),
+            }
+        }
+    }
+
+    /// Asks once. An error is the status, 0 if there is none, and a sentence.
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        expected: u16,
+    ) -> Result<Value, (u16, String)> {
+        let answer = self.exchange(method, path, body).map_err(|e| (0, e))?;
+        let (status, body) = parse(&answer).map_err(|error| (0, error))?;
+        if status != expected {
+            let hint = match status {
+                401 | 403 => "; is --admin-token the server's?",
+                409 => "; choose another --first-room or wait until it is over",
+                _ => "",
+            };
+            let reason = reason(body);
+            return Err((status, format!("the server says {status}: {reason}{hint}")));
+        }
+        serde_json::from_slice(body)
+            .map_err(|error| (status, format!("the server's answer is not JSON: {error}")))
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>, String> {
+        let web = &self.address;
+        let mut stream = connect(web)?;
+        let bearer = self.admin_token.as_ref();
+        let bearer = bearer.map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {web}\r\n{}Content-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            bearer.unwrap_or_default(),
+            body.len()
+        );
+        let broken = |error| format!("the connection to {web} broke: {error}");
+        stream.write_all(request.as_bytes()).map_err(broken)?;
+        let mut answer = Vec::new();
+        stream
+            .take(ANSWER_MAX)
+            .read_to_end(&mut answer)
+            .map_err(broken)?;
+        Ok(answer)
+    }
+}
+
+/// What a member of a room that was created shows at the door.
+fn token(created: &Value, player: PlayerId) -> String {
+    let name = player.0.to_string();
+    let own = |seat: &&Value| seat["player"].as_str() == Some(&name);
+    let seat = created["seats"]
+        .as_array()
+        .and_then(|seats| seats.iter().find(own));
+    let ticket = seat.and_then(|seat| seat["ticket"].as_str());
+    let token = ticket.or(created["secret"].as_str());
+    token.unwrap_or_default().to_owned()
 }
 
 /// What an answer that is no success says, in its own words.
@@ -64,23 +165,6 @@ fn reason(body: &[u8]) -> String {
         (None, Some(reason)) => reason.to_owned(),
         (_, None) => String::from_utf8_lossy(body).trim().to_owned(),
     }
-}
-
-fn post(web: &str, path: &str, body: &str) -> Result<Vec<u8>, String> {
-    let mut stream = connect(web)?;
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {web}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let broken = |error| format!("the connection to {web} broke: {error}");
-    stream.write_all(request.as_bytes()).map_err(broken)?;
-    let mut answer = Vec::new();
-    stream
-        .take(ANSWER_MAX)
-        .read_to_end(&mut answer)
-        .map_err(broken)?;
-    Ok(answer)
 }
 
 /// Tries the addresses of a name one after another: `localhost` has two on many systems.
@@ -157,28 +241,46 @@ mod tests {
     }
 
     #[test]
+    fn a_member_shows_its_ticket_or_else_the_secret_of_the_room() {
+        let body = json!({
+            "secret": "s",
+            "seats": [{"player": "1", "ticket": "t1"}, {"player": "2"}],
+        });
+        assert_eq!(token(&body, PlayerId(1)), "t1");
+        assert_eq!(token(&body, PlayerId(2)), "s");
+        assert_eq!(token(&json!({}), PlayerId(1)), "");
+    }
+
+    #[test]
     fn a_room_is_asked_for_and_what_the_server_says_is_passed_on() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let web = listener.local_addr().unwrap().to_string();
+        let web = Web {
+            address: listener.local_addr().unwrap().to_string(),
+            admin_token: Some("open sesame".to_owned()),
+        };
         let server = std::thread::spawn(move || {
             let mut bodies = Vec::new();
             for answer in [
-                "HTTP/1.1 201 Created\r\n\r\n{\"hz\": 60, \"max_frames\": 5500}",
+                "HTTP/1.1 503 Busy\r\n\r\n{\"error\": {\"field\": null, \"reason\": \"late\"}}",
+                "HTTP/1.1 201 Created\r\n\r\n{\"hz\": 60, \"max_frames\": 5500, \"secret\": \"s\"}",
                 "HTTP/1.1 409 Conflict\r\n\r\n{\"error\": {\"field\": null, \"reason\": \"it runs\"}}",
             ] {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut lines = BufReader::new(&stream);
                 let mut length = 0;
+                let mut guarded = false;
                 loop {
                     let mut line = String::new();
                     lines.read_line(&mut line).unwrap();
                     if let Some(value) = line.strip_prefix("Content-Length: ") {
                         length = value.trim().parse().unwrap();
                     }
+                    guarded |= line == "Authorization: Bearer open sesame\r\n";
                     if line == "\r\n" {
                         break;
                     }
                 }
+                assert!(guarded);
                 let mut body = vec![0; length];
                 lines.read_exact(&mut body).unwrap();
                 bodies.push(String::from_utf8(body).unwrap());
@@ -187,17 +289,19 @@ mod tests {
             bodies
         });
         let members = [PlayerId(1), PlayerId(u64::MAX)];
-        let created = create_room(&web, RoomId(7), &members, Some(60)).unwrap();
+        let created = web.create_room(RoomId(7), &members, Some(60)).unwrap();
         let expected = Created {
             hz: Some(60),
             max_frames: Some(5500),
+            tokens: vec!["s".to_owned(); 2],
         };
         assert_eq!(created, expected);
-        let error = create_room(&web, RoomId(7), &members, None).unwrap_err();
+        let error = web.create_room(RoomId(7), &members, None).unwrap_err();
         assert!(error.contains("409: it runs; choose"), "{error}");
         let bodies = server.join().unwrap();
+        assert_eq!(bodies[0], bodies[1], "a busy server is asked again");
         assert_eq!(
-            bodies[0],
+            bodies[1],
             r#"{"hz":60,"members":["1","18446744073709551615"],"room":"7"}"#
         );
     }

@@ -1,14 +1,22 @@
 //! `lockstep-bots`: plays many matches against a running server, and says what the players
 //! saw.
 //!
-//! Here are the command line and the order of things; [`http`] creates the rooms, [`play`]
-//! is the loop, [`bot`] one player with its socket, [`weather`] the network that loses and
-//! delays, [`watch`] what is checked and measured, [`report`] what is printed.
+//! Here are the command line and the order of things; [`http`] creates the rooms,
+//! [`play`](mod@play) is the loop with its [`wakes`], [`bot`] one player,
+//! [`line`](mod@line) its way to the server through the [`weather`] that loses and delays,
+//! [`watch`] what is checked and measured, [`problems`] what went wrong, [`progress`] and
+//! [`report`] what is shown. [`soak`](mod@soak) is another run, in which rooms and players
+//! come and go.
 
 mod bot;
 mod http;
+mod line;
 mod play;
+mod problems;
+mod progress;
 mod report;
+mod soak;
+mod wakes;
 mod watch;
 mod weather;
 
@@ -16,11 +24,13 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::io::system;
 use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE};
 
+use http::Web;
+use soak::SoakPlan;
 use weather::Weather;
 
 /// Frames per second of a server whose answer does not tell.
@@ -35,29 +45,43 @@ const ROOM_SECONDS_BESIDES: u64 = 5;
 /// with every input exactly once.
 #[derive(Debug, Parser)]
 #[command(name = "lockstep-bots", version, after_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    mode: Option<Mode>,
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Makes and ends rooms for a while, with players that come late, crash and come back, and
+    /// says whether the server forgets them all.
+    #[command(after_help = SOAK_AFTER_HELP)]
+    Soak {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        soak: SoakArgs,
+    },
+}
+
+/// Which server, and through which network.
+#[derive(Debug, clap::Args)]
+struct Common {
     /// The server's UDP address.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10086")]
     server: String,
     /// The server's HTTP address, where the rooms are created.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10002")]
     web: String,
+    /// The server's --admin-token, sent with each HTTP request.
+    #[arg(long, value_name = "TOKEN", env = "LOCKSTEP_ADMIN_TOKEN", hide_env_values = true,
+          value_parser = bearer)]
+    admin_token: Option<String>,
 
-    /// Rooms that play at the same time.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    rooms: u32,
-    /// Players in each room.
-    #[arg(long, default_value_t = 4, value_parser = players)]
-    players: u32,
-    /// Inputs of each player per second, spread evenly; 0 for none.
-    #[arg(long, value_name = "HZ", default_value_t = 15.0, value_parser = input_hz)]
-    input_hz: f64,
-    /// Seconds of play. The last one is without inputs, so that all can be seen.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=86_400))]
-    seconds: u64,
-    /// Frames per second of the rooms, if not the server's own setting.
-    #[arg(long, value_parser = hz)]
-    hz: Option<u32>,
     /// Number of the first room; the others follow. The players of room 7 are 7001, 7002 ...
     #[arg(long, value_name = "ROOM", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
@@ -84,6 +108,51 @@ struct Args {
     json: bool,
 }
 
+/// Matches of the same length for everybody.
+#[derive(Debug, clap::Args)]
+struct Load {
+    /// Rooms that play at the same time.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rooms: u32,
+    /// Players in each room.
+    #[arg(long, default_value_t = 4, value_parser = players)]
+    players: u32,
+    /// Inputs of each player per second, spread evenly; 0 for none.
+    #[arg(long, value_name = "HZ", default_value_t = 15.0, value_parser = input_hz)]
+    input_hz: f64,
+    /// Seconds of play. The last one is without inputs, so that all can be seen.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=86_400))]
+    seconds: u64,
+    /// Frames per second of the rooms, if not the server's own setting.
+    #[arg(long, value_parser = hz)]
+    hz: Option<u32>,
+}
+
+/// Rooms and players that come and go.
+#[derive(Debug, clap::Args)]
+struct SoakArgs {
+    /// Players at the same time, in rooms of 2 to 8.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    bots: u32,
+    /// Seconds for which rooms are made.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(3..=86_400))]
+    seconds: u64,
+    /// Seconds that a room lives at least.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(2..=3600))]
+    life_min: u64,
+    /// Seconds that a room lives at the most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 40,
+          value_parser = clap::value_parser!(u64).range(2..=3600))]
+    life_max: u64,
+    /// Inputs of each player per second.
+    #[arg(long, value_name = "HZ", default_value_t = 2.0, value_parser = some_input_hz)]
+    input_hz: f64,
+    /// The server's process: its resident memory is watched and must stay flat (Linux).
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+}
+
 const AFTER_HELP: &str = "\
 Exit code: 0 if every player saw the same frames and every input once, 1 if anyone saw \
 anything else, 2 if an option is wrong.
@@ -95,13 +164,28 @@ later one was due is not counted.
 
 Example: lockstep-bots --rooms 100 --players 4 --input-hz 15 --seconds 20 --loss 2 --delay 30";
 
+const SOAK_AFTER_HELP: &str = "\
+Exit code: 0 if every player saw the same frames and its inputs once, the server's memory was \
+flat and its counters of sessions, rooms and timers came back to 0; 1 if not; 2 if an option is \
+wrong.
+
+Half of the rooms end by results, a quarter over HTTP, a quarter are left alone. The server \
+should end what is left alone some 10 s after players of such a room are gone, and let none of \
+its time limits be shorter than what the players take: --ready-timeout 3 --idle-timeout 15 \
+--reconnect-grace 10 --room-timeout 90 goes with the defaults here. A timer may stay for as long \
+as --room-timeout says, and so long the counters may take. Memory is flat if its mean in the \
+last third is at most a tenth and 1 MB over that in the first; what comes before twice the \
+--life-max does not count, and a run of under six times that is not judged.
+
+Example: lockstep-bots soak --bots 1000 --seconds 600 --loss 2 --delay 20 --jitter 10";
+
 /// What is played, after the command line and the server have had their say.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// The server's UDP address.
     pub(crate) server: SocketAddr,
     /// The rooms and their players.
-    pub(crate) rooms: Vec<(RoomId, Vec<PlayerId>)>,
+    pub(crate) rooms: Vec<PlannedRoom>,
     /// Time between two inputs of a player, `None` for no inputs.
     pub(crate) input_every: Option<Duration>,
     /// Time of play.
@@ -114,6 +198,18 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
 }
 
+/// A room and its players.
+pub(crate) type PlannedRoom = (RoomId, Vec<Member>);
+
+/// A player of a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Its account.
+    pub(crate) player: PlayerId,
+    /// What it shows at the door.
+    pub(crate) token: String,
+}
+
 impl Plan {
     /// Players in all rooms.
     pub(crate) fn players(&self) -> usize {
@@ -122,17 +218,25 @@ impl Plan {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let server = match resolve(&args.server) {
+    let Args { mode, common, load } = Args::parse();
+    let (common, mode) = match mode {
+        Some(Mode::Soak { common, soak }) => (common, Some(soak)),
+        None => (common, None),
+    };
+    let server = match resolve(&common.server) {
         Ok(server) => server,
         Err(error) => {
-            eprintln!("error: --server {}: {error}", args.server);
+            eprintln!("error: --server {}: {error}", common.server);
             return ExitCode::from(2);
         }
     };
     // Each player needs a socket. If it fails, opening the sockets will say so.
     system::raise_descriptor_limit();
-    match run(&args, server) {
+    let ran = match mode {
+        Some(mode) => soak(&common, &mode, server),
+        None => play(&common, &load, server),
+    };
+    match ran {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -143,24 +247,19 @@ fn main() -> ExitCode {
 }
 
 /// Creates the rooms, plays them, prints the report, and says whether all was well.
-fn run(args: &Args, server: SocketAddr) -> Result<bool, String> {
-    let rooms = members(args);
-    let hz = create_rooms(args, &rooms)?;
+fn play(common: &Common, load: &Load, server: SocketAddr) -> Result<bool, String> {
+    let (rooms, hz) = create_rooms(common, load)?;
     let plan = Plan {
         server,
         rooms,
-        input_every: (args.input_hz > 0.0).then(|| Duration::from_secs_f64(1.0 / args.input_hz)),
-        time: Duration::from_secs(args.seconds),
+        input_every: (load.input_hz > 0.0).then(|| Duration::from_secs_f64(1.0 / load.input_hz)),
+        time: Duration::from_secs(load.seconds),
         hz,
-        weather: Weather {
-            loss: args.loss / 100.0,
-            delay: Duration::from_millis(args.delay),
-            jitter: Duration::from_millis(args.jitter),
-        },
-        seed: args.seed,
+        weather: common.weather(),
+        seed: common.seed,
     };
     let report = play::play(&plan)?;
-    if args.json {
+    if common.json {
         println!("{}", report.to_json());
     } else {
         print!("{report}");
@@ -168,33 +267,84 @@ fn run(args: &Args, server: SocketAddr) -> Result<bool, String> {
     Ok(report.all_well())
 }
 
+/// Soaks the server, prints the report, and says whether all was well.
+fn soak(common: &Common, soak: &SoakArgs, server: SocketAddr) -> Result<bool, String> {
+    let life_min = Duration::from_secs(soak.life_min);
+    let plan = SoakPlan {
+        server,
+        web: common.web(),
+        server_pid: soak.server_pid,
+        bots: usize::try_from(soak.bots).expect("it is small"),
+        time: Duration::from_secs(soak.seconds),
+        life: life_min..=Duration::from_secs(soak.life_max.max(soak.life_min)),
+        input_every: Duration::from_secs_f64(1.0 / soak.input_hz),
+        mishap_every: life_min / 2,
+        away_max: life_min / 5,
+        // Short enough that a room does not count as left alone.
+        away_long: life_min * 7 / 10,
+        first_room: common.first_room,
+        weather: common.weather(),
+        seed: common.seed,
+    };
+    let report = soak::soak(&plan)?;
+    if common.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.all_well())
+}
+
+impl Common {
+    fn web(&self) -> Web {
+        Web {
+            address: self.web.clone(),
+            admin_token: self.admin_token.clone(),
+        }
+    }
+
+    fn weather(&self) -> Weather {
+        Weather {
+            loss: self.loss / 100.0,
+            delay: Duration::from_millis(self.delay),
+            jitter: Duration::from_millis(self.jitter),
+        }
+    }
+}
+
 /// The rooms and who plays in them: nobody plays in two.
-fn members(args: &Args) -> Vec<(RoomId, Vec<PlayerId>)> {
-    let rooms = args.first_room..args.first_room + u64::from(args.rooms);
+fn members(first_room: u64, load: &Load) -> Vec<(RoomId, Vec<PlayerId>)> {
+    let rooms = first_room..first_room + u64::from(load.rooms);
     let players_of = |room: u64| {
-        let ids = 1..=u64::from(args.players);
+        let ids = 1..=u64::from(load.players);
         ids.map(|player| PlayerId(room * 1000 + player)).collect()
     };
     rooms.map(|room| (RoomId(room), players_of(room))).collect()
 }
 
-/// Creates the rooms over HTTP and returns their frames per second.
-fn create_rooms(args: &Args, rooms: &[(RoomId, Vec<PlayerId>)]) -> Result<u32, String> {
-    let mut hz = args.hz.unwrap_or(HZ_DEFAULT);
-    for (room, members) in rooms {
-        let created = http::create_room(&args.web, *room, members, args.hz)
+/// Creates the rooms over HTTP, and returns them and their frames per second.
+fn create_rooms(common: &Common, load: &Load) -> Result<(Vec<PlannedRoom>, u32), String> {
+    let web = common.web();
+    let mut hz = load.hz.unwrap_or(HZ_DEFAULT);
+    let mut rooms = Vec::new();
+    for (room, players) in members(common.first_room, load) {
+        let created = web
+            .create_room(room, &players, load.hz)
             .map_err(|error| format!("room {room} was not created: {error}"))?;
         hz = created.hz.unwrap_or(hz);
         let seconds = created.max_frames.map(|frames| u64::from(frames / hz));
-        if let Some(seconds) = seconds.filter(|s| *s < args.seconds + ROOM_SECONDS_BESIDES) {
+        if let Some(seconds) = seconds.filter(|s| *s < load.seconds + ROOM_SECONDS_BESIDES) {
             return Err(format!(
                 "a match on this server is over after {seconds} s (--max-frames of the server), \
                  and --seconds {} with a margin of {ROOM_SECONDS_BESIDES} s is longer",
-                args.seconds
+                load.seconds
             ));
         }
+        let members = players.into_iter().zip(created.tokens);
+        let members = members.map(|(player, token)| Member { player, token });
+        rooms.push((room, members.collect()));
     }
-    Ok(hz)
+    Ok((rooms, hz))
 }
 
 /// The address of a server, of version 4 if there is a choice: that is what the server listens
@@ -207,6 +357,15 @@ fn resolve(host_port: &str) -> Result<SocketAddr, String> {
     let v4 = all.iter().find(|address| address.is_ipv4());
     let address = v4.or(all.first()).copied();
     address.ok_or_else(|| "this name has no address".to_owned())
+}
+
+/// A token that fits a line of HTTP.
+fn bearer(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("one or more letters, digits and signs, without a space".to_owned())
+    }
 }
 
 fn players(text: &str) -> Result<u32, String> {
@@ -234,6 +393,15 @@ fn hz(text: &str) -> Result<u32, String> {
 
 fn input_hz(text: &str) -> Result<f64, String> {
     number_up_to(text, 1000.0)
+}
+
+fn some_input_hz(text: &str) -> Result<f64, String> {
+    let hz = number_up_to(text, 100.0)?;
+    if hz >= 0.1 {
+        Ok(hz)
+    } else {
+        Err("0.1 to 100 are possible".to_owned())
+    }
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -270,6 +438,7 @@ mod tests {
             ["--seconds", "2"],
             ["--hz", "241"],
             ["--rooms", "0"],
+            ["--admin-token", "a\r\nb"],
         ] {
             let line = ["lockstep-bots"].into_iter().chain(wrong);
             assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
@@ -280,7 +449,7 @@ mod tests {
     fn nobody_plays_in_two_rooms() {
         let line = ["lockstep-bots", "--rooms", "3", "--players", "256"];
         let args = Args::try_parse_from(line).unwrap();
-        let rooms = members(&args);
+        let rooms = members(1, &args.load);
         let mut all: Vec<_> = rooms.iter().flat_map(|(_, members)| members).collect();
         assert_eq!((rooms.len(), all.len()), (3, 768));
         all.sort();

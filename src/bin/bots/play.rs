@@ -1,18 +1,17 @@
-//! The loop: one thread, one poll, a socket for each player, a heap of when whom to wake.
+//! The loop of a load run: one thread, one poll, a socket for each player.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::io::{self, ErrorKind, IsTerminal};
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
 use lockstep_server::engine::time::Time;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::Plan;
 use crate::bot::{Bot, World};
+use crate::progress::{BAR_EVERY, Progress};
 use crate::report::Report;
+use crate::wakes::Wakes;
 use crate::watch::{histogram, record};
 
 /// Time between the beginnings of two players: a thousand Connects at once would be a test
@@ -20,8 +19,6 @@ use crate::watch::{histogram, record};
 const BEGIN_EVERY: Duration = Duration::from_micros(500);
 /// Time between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Time between two looks at the progress bar.
-const BAR_EVERY: Duration = Duration::from_millis(200);
 
 /// Plays the plan to its end.
 ///
@@ -30,12 +27,12 @@ const BAR_EVERY: Duration = Duration::from_millis(200);
 pub(crate) fn play(plan: &Plan) -> Result<Report, String> {
     let mut table = Table::new(plan).map_err(|error| format!("cannot play: {error}"))?;
     let mut world = World::new(plan);
-    let mut progress = Progress::new(plan);
+    let mut progress = Progress::new(plan.time, LINE_EVERY);
     while table.playing > 0 {
         table
             .turn(&mut world)
             .map_err(|error| format!("cannot play: {error}"))?;
-        progress.show(table.now(), &world);
+        show(&mut progress, table.now(), &world);
         if let Some(fatal) = world.fatal.take() {
             progress.end();
             return Err(fatal);
@@ -53,9 +50,7 @@ struct Table {
     poll: Poll,
     events: Events,
     origin: Instant,
-    /// When to wake whom. An entry that is not the player's in `wakes` is stale.
-    heap: BinaryHeap<Reverse<(Time, usize)>>,
-    wakes: Vec<Option<Time>>,
+    wakes: Wakes,
     /// How long what happened waited for this loop, once for each turn of a player.
     lateness: Histogram<u64>,
 }
@@ -68,8 +63,7 @@ impl Table {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             origin: Instant::now(),
-            heap: BinaryHeap::new(),
-            wakes: Vec::new(),
+            wakes: Wakes::default(),
             lateness: histogram(),
         };
         for (room, (_, members)) in plan.rooms.iter().enumerate() {
@@ -77,13 +71,13 @@ impl Table {
                 let number = table.bots.len();
                 let begins = Time::ZERO + BEGIN_EVERY * u32::try_from(number).unwrap_or(u32::MAX);
                 let mut bot = Bot::new(plan, (room, seat), number, begins)?;
-                table
-                    .poll
-                    .registry()
-                    .register(bot.socket(), Token(number), Interest::READABLE)?;
+                table.poll.registry().register(
+                    bot.line.socket(),
+                    Token(number),
+                    Interest::READABLE,
+                )?;
                 table.bots.push(bot);
-                table.wakes.push(Some(begins));
-                table.heap.push(Reverse((begins, number)));
+                table.wakes.wake(number, begins);
             }
         }
         table.origin = Instant::now();
@@ -96,7 +90,7 @@ impl Table {
 
     /// Waits for the next thing to happen, and lets everybody act whom it concerns.
     fn turn(&mut self, world: &mut World<'_>) -> io::Result<()> {
-        let next = self.heap.peek().map(|Reverse((at, _))| *at);
+        let next = self.wakes.next();
         let wait = next.map_or(BAR_EVERY, |at| at.since(self.now()).min(BAR_EVERY));
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -106,20 +100,13 @@ impl Table {
         let mut turns = 0;
         let ready: Vec<_> = self.events.iter().map(|event| event.token().0).collect();
         for number in ready {
-            self.bots[number].is_readable();
+            self.bots[number].line.is_readable();
             self.turn_of(number, world);
             turns += 1;
         }
-        while let Some(Reverse((at, number))) = self.heap.peek().copied() {
-            if at > woken {
-                break;
-            }
-            self.heap.pop();
-            if self.wakes[number] == Some(at) {
-                self.wakes[number] = None;
-                self.turn_of(number, world);
-                turns += 1;
-            }
+        while let Some(number) = self.wakes.due(woken) {
+            self.turn_of(number, world);
+            turns += 1;
         }
         if turns > 0 {
             let overslept = next.map_or(Duration::ZERO, |at| woken.since(at));
@@ -135,85 +122,35 @@ impl Table {
         let Some(wake) = bot.turn(now, world) else {
             // It was in the game until now, since those who leave are woken no more.
             self.playing -= 1;
-            self.wakes[number] = None;
+            self.wakes.forget(number);
             // What still comes for it is of no interest; the port stays taken until the end.
-            let _ = self.poll.registry().deregister(bot.socket());
+            let _ = self.poll.registry().deregister(bot.line.socket());
             return;
         };
-        if self.wakes[number].is_none_or(|at| wake < at) {
-            self.wakes[number] = Some(wake);
-            self.heap.push(Reverse((wake, number)));
-        }
+        self.wakes.wake(number, wake);
     }
 }
 
-/// How far it is: a bar on a terminal, else a line now and then, both on standard error.
-struct Progress {
-    bar: Option<ProgressBar>,
-    next: Time,
-    players: usize,
-    time: Duration,
-    /// When the first match started.
-    started: Option<Time>,
-}
-
-impl Progress {
-    fn new(plan: &Plan) -> Progress {
-        let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:20} {pos:>4}/{len} s  {wide_msg}")
-                .expect("the template is well formed");
-            ProgressBar::new(plan.time.as_secs()).with_style(style)
-        });
-        Progress {
-            bar,
-            next: Time::ZERO,
-            players: plan.players(),
-            time: plan.time,
-            started: None,
-        }
-    }
-
-    fn show(&mut self, now: Time, world: &World<'_>) {
-        if self.started.is_none() && world.started > 0 {
-            self.started = Some(now);
-        }
-        if now < self.next {
-            return;
-        }
-        let played = self.started.map_or(Duration::ZERO, |at| now.since(at));
-        let played = played.min(self.time).as_secs();
+/// How far the play is.
+fn show(progress: &mut Progress, now: Time, world: &World<'_>) {
+    let played = world.began.map_or(Duration::ZERO, |at| now.since(at));
+    progress.show(now, played, || {
         let problems: u64 = world.problems.counts.values().sum();
-        let text = format!(
+        format!(
             "{} of {} players playing, {} frames, {} inputs back, {problems} problems",
             world.started,
-            self.players,
+            world.plan.players(),
             world.frames,
             world.latency.len(),
-        );
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(played);
-                bar.set_message(text);
-                self.next = now + BAR_EVERY;
-            }
-            None => {
-                eprintln!("{played:>4}/{} s  {text}", self.time.as_secs());
-                self.next = now + LINE_EVERY;
-            }
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
+        )
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::weather::Weather;
+    use crate::{Member, PlannedRoom};
     use lockstep_server::config::Listen;
     use lockstep_server::engine::auth::RoomSecret;
     use lockstep_server::engine::config::Config;
@@ -228,7 +165,7 @@ mod tests {
     use std::sync::mpsc;
 
     /// Runs a server until the test ends, and creates the rooms of the plan.
-    fn serve(rooms: &[(RoomId, Vec<PlayerId>)]) -> (SocketAddr, Handle) {
+    fn serve(rooms: &[PlannedRoom]) -> (SocketAddr, Handle) {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -245,7 +182,7 @@ mod tests {
         for (room, members) in rooms {
             let spec = RoomSpec {
                 room: *room,
-                members: members.clone(),
+                members: members.iter().map(|member| member.player).collect(),
                 seed: 1,
                 hz: None,
                 broadcast_every: None,
@@ -258,7 +195,11 @@ mod tests {
     }
 
     fn plan(weather: Weather) -> (Plan, Handle) {
-        let members = |room| (1..=3).map(|n| PlayerId(room * 1000 + n)).collect();
+        let member = |player| Member {
+            player: PlayerId(player),
+            token: String::new(),
+        };
+        let members = |room| (1..=3).map(|n| member(room * 1000 + n)).collect();
         let rooms: Vec<_> = (1..=4).map(|room| (RoomId(room), members(room))).collect();
         let (server, handle) = serve(&rooms);
         let plan = Plan {

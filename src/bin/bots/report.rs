@@ -6,7 +6,9 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::bot::{Bot, Traffic, World, kind};
+use crate::bot::{Bot, World};
+use crate::line::Traffic;
+use crate::problems::kind;
 use crate::watch::histogram;
 
 /// Lateness of this program's own loop, p99, from which on it says so: what it measured is
@@ -96,8 +98,8 @@ impl Report {
             gaps: problems.of(kind::GAP),
             latency_ms: Quantiles::of(&world.latency),
             frame_lateness_ms: Quantiles::of(&lateness),
-            sent: flow(|bot| (bot.sent, bot.lost().0)),
-            received: flow(|bot| (bot.received, bot.lost().1)),
+            sent: flow(|bot| (bot.line.sent, bot.line.lost().0)),
+            received: flow(|bot| (bot.line.received, bot.line.lost().1)),
             problems: problems.counts.clone(),
             examples: problems.examples.clone(),
             bots_late_ms,

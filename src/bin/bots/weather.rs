@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use lockstep_server::engine::time::Time;
@@ -98,6 +99,18 @@ impl SplitMix {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// The next number below `end`, which is not 0.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        let end = u64::try_from(end).unwrap_or(u64::MAX);
+        usize::try_from(self.next() % end).expect("it is below a usize")
+    }
+
+    /// The next duration of a range.
+    pub(crate) fn duration(&mut self, range: RangeInclusive<Duration>) -> Duration {
+        let width = range.end().saturating_sub(*range.start());
+        *range.start() + width.mul_f64(self.unit())
     }
 
     /// The next number in `[0, 1)`.

@@ -1,0 +1,195 @@
+//! The real server on free ports of the loopback, the real bots against it, and what the
+//! server says of itself. `support` is the same without sockets.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Time for what should take moments, on a machine that is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program without settings that the environment of the test may hold.
+fn program(path: &str) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LOCKSTEP_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A server that runs, and dies with the test.
+pub(crate) struct RealServer {
+    child: Child,
+    pub(crate) udp: SocketAddr,
+    pub(crate) web: SocketAddr,
+}
+
+impl RealServer {
+    pub(crate) fn start<S: AsRef<OsStr>>(settings: &[S]) -> RealServer {
+        let mut child = program(env!("CARGO_BIN_EXE_lockstep-server"))
+            .args(["--udp", "127.0.0.1:0", "--web", "127.0.0.1:0"])
+            .args(["--log", "info,lockstep_server::io=warn"])
+            .args(settings)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("cargo built the binary");
+        let mut lines = BufReader::new(child.stderr.take().expect("stderr is a pipe")).lines();
+        let mut address = |word: &str| loop {
+            let line = lines.next().expect("the server lives").unwrap();
+            if line.to_lowercase().contains(word) {
+                break address_in(&line);
+            }
+        };
+        let (udp, web) = (address("udp"), address("http"));
+        // What else it says is shown, and must not fill the pipe.
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                println!("server: {line}");
+            }
+        });
+        RealServer { child, udp, web }
+    }
+
+    // --- HTTP -----------------------------------------------------------------------------
+
+    /// The JSON of an answer with this status.
+    fn ask(&self, request: &str, body: &str, status: u16) -> Value {
+        let mut stream = TcpStream::connect(self.web).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (host, length) = (self.web, body.len());
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n"
+        );
+        write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let begins = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&begins), "{request}: {answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a head ends");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    pub(crate) fn create_room(&self, room: u64, members: &[u64]) {
+        let body = json!({ "room": room, "members": members });
+        self.ask("POST /api/rooms", &body.to_string(), 201);
+    }
+
+    pub(crate) fn stats(&self) -> Value {
+        self.ask("GET /api/stats", "", 200)
+    }
+
+    /// A counter of the engine.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        let stats = self.stats();
+        let count = stats["engine"][name].as_u64();
+        count.unwrap_or_else(|| panic!("no {name} in {stats}"))
+    }
+
+    /// Waits until a counter of the engine is as it should be.
+    pub(crate) fn wait_for(&self, name: &str, mut is_right: impl FnMut(u64) -> bool) {
+        let began = Instant::now();
+        while !is_right(self.count(name)) {
+            assert!(began.elapsed() < PATIENCE, "{name}: {}", self.stats());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    // --- The process ----------------------------------------------------------------------
+
+    /// Its resident memory, in kB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn resident_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kb = line.expect("a process has memory").trim();
+        kb.trim_end_matches("kB").trim().parse().unwrap()
+    }
+
+    /// Processor time that it has used.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the name, which may hold spaces: the 14th and 15th field, in hundredths.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let ticks: u64 = fields[11..13]
+            .iter()
+            .map(|f| f.parse::<u64>().unwrap())
+            .sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    // --- Bots -----------------------------------------------------------------------------
+
+    /// Bots with these arguments, which play while the test goes on.
+    pub(crate) fn bots(&self, args: &[&str]) -> Bots {
+        let (udp, web) = (self.udp.to_string(), self.web.to_string());
+        let child = program(env!("CARGO_BIN_EXE_lockstep-bots"))
+            .args(args)
+            .args(["--server", &udp, "--web", &web, "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("cargo built the binary");
+        Bots(Some(child))
+    }
+}
+
+impl Drop for RealServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bots that play, and die with the test.
+pub(crate) struct Bots(Option<Child>);
+
+impl Bots {
+    /// Waits for their end, and returns their report. All must be well.
+    pub(crate) fn report(mut self) -> Value {
+        let child = self.0.take().expect("they are asked once");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = child.wait_with_output().unwrap();
+        let stdout = String::from_utf8_lossy(&stdout);
+        let stderr = String::from_utf8_lossy(&stderr);
+        assert!(status.success(), "{stderr}\n{stdout}");
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(report["all_well"], true, "{stdout}");
+        report
+    }
+}
+
+impl Drop for Bots {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The address that a line of the log names.
+fn address_in(line: &str) -> SocketAddr {
+    let (_, port) = line
+        .split_once("127.0.0.1:")
+        .unwrap_or_else(|| panic!("no address: {line}"));
+    let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
+    ([127, 0, 0, 1], digits.parse().unwrap()).into()
+}

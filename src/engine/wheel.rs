@@ -50,6 +50,10 @@ const LEVELS: usize = 9;
 /// one peak would otherwise be paid for in every slot; the heap is one buffer and keeps all.
 const KEEP: usize = 1024;
 
+/// The highest level whose slots keep room at all. Those above come around once in minutes, and
+/// what all their slots had kept until then was a third of a server's memory (soak).
+const LEVEL_KEPT_MAX: usize = 1;
+
 // No bit of a deadline lies above the top level.
 const _: () = assert!(LEVELS * DIGIT_BITS as usize == (u64::BITS - TICK_BITS) as usize);
 
@@ -175,6 +179,9 @@ impl<T: Copy> Wheel<T> {
         let mut entries = std::mem::take(&mut self.levels[level].slots[slot].entries);
         for &entry in &entries {
             self.place(entry);
+        }
+        if level > LEVEL_KEPT_MAX {
+            return;
         }
         let used = entries.len();
         entries.clear();
@@ -494,6 +501,22 @@ mod tests {
             (settled..settled + 1024).contains(&later),
             "{later} entries of room"
         );
+    }
+
+    #[test]
+    fn timers_that_come_due_in_minutes_leave_no_room_behind() {
+        let mut wheel = Wheel::new();
+        // For five minutes, 1,000 timers a second that fire 15 s later.
+        for second in 0..300 {
+            for token in 0..1000 {
+                wheel.insert(us((second + 15) * 1_000_000 + token), token);
+            }
+            while wheel.pop_due(us(second * 1_000_000)).is_some() {}
+        }
+        let above = &wheel.levels[LEVEL_KEPT_MAX + 1..];
+        let slots = above.iter().flat_map(|level| &level.slots);
+        let room = slots.map(|slot| slot.entries.capacity()).sum::<usize>();
+        assert!(room < 4 * wheel.len(), "{room} entries of room");
     }
 
     #[derive(Clone, Debug)]

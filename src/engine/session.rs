@@ -283,9 +283,12 @@ impl Session {
     }
 
     /// When KCP must be flushed though nothing happens. Who has proved nothing gets its answer
-    /// again when it speaks again, and so costs nothing while it is silent.
+    /// again when it speaks again, and so costs nothing while it is silent. Not so a candidate:
+    /// if it came of a late copy, the client that lives has nothing to repeat, and only its
+    /// word that it has more than the candidate's answer makes the old session go on.
     fn next_flush(&self, now: Time) -> Option<Time> {
-        let wakes = self.link.is_proved() && self.valve(now) != Valve::Shut;
+        let asks = matches!(self.rival, Rival::Candidate { .. }) || self.link.is_proved();
+        let wakes = asks && self.valve(now) != Valve::Shut;
         self.link.next_flush(now).filter(|_| wakes)
     }
 

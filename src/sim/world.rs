@@ -996,7 +996,10 @@ impl World {
             let of = self.oracle.plays(device.conn);
             let since = of.and_then(|of| self.oracle.over_since(of));
             let fair = since.is_some_and(|since| since >= settled_at);
-            if fair && device.health == Health::Alive && self.is_current(index) {
+            // Whose seat another client of the same player has taken is dropped without a word:
+            // that one may have died since, after its proof had left.
+            let counts = self.is_current(index) && !self.is_displaced(index);
+            if fair && device.health == Health::Alive && counts {
                 self.oracle.must_be_closed(device.conn, self.now)?;
             }
         }

@@ -247,6 +247,10 @@ pub const NO_NEW_ROOMS_FOR: Duration = Duration::from_secs(1);
 /// Time for which the server stays degraded after it was late.
 pub const DEGRADED_FOR: Duration = Duration::from_secs(10);
 
+/// Sessions at once from which on memory is given back to the system when most of them are gone:
+/// 30 MB.
+pub const CROWD: usize = 4096;
+
 /// Bytes asked of the system for each direction of the UDP socket.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 

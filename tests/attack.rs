@@ -291,9 +291,15 @@ fn a_flood_of_forged_first_datagrams_costs_nobody_a_frame_and_leaves_nothing() {
         "drops {}, disconnects {}",
         stats["engine"]["drops"], stats["engine"]["disconnects"]
     );
-    // What the system's allocator keeps for the next flood is not lost, but must not add up.
-    assert!(
-        second <= first + first / 10 + 1024,
-        "{first} kB, then {second}"
-    );
+    // 20,000 sessions are 140 MB. Pages that hold something that lives stay.
+    if cfg!(target_env = "gnu") {
+        for after in [first, second] {
+            assert!(after <= before + 64 * 1024, "{before} kB, then {after}");
+        }
+    } else {
+        assert!(
+            second <= first + first / 10 + 1024,
+            "{first}, then {second}"
+        );
+    }
 }

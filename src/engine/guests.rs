@@ -66,6 +66,11 @@ impl Guests {
         }
     }
 
+    /// Gives back what was kept for more of them.
+    pub(super) fn shrink(&mut self) {
+        self.by_range.shrink_to(2 * self.by_range.len());
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.by_age.len()

@@ -186,6 +186,11 @@ impl Server {
         counters
     }
 
+    /// How many sessions there are.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Whether something that a peer should still get is outstanding.
     pub fn has_outstanding(&self) -> bool {
         let outstanding = |key, backlog| backlog > 0 || self.is_owed(key);
@@ -229,6 +234,15 @@ impl Server {
     /// [`Event`], and leaves everything else alone. Without this it goes on to the caller.
     pub fn contain_panics(&mut self) {
         self.contains_panics = true;
+    }
+
+    /// Gives back what was kept for more sessions than there are now.
+    pub fn shrink(&mut self) {
+        self.sessions.shrink_to_fit();
+        self.by_addr.shrink_to(2 * self.by_addr.len());
+        self.guests.shrink();
+        self.dirty.shrink_to_fit();
+        self.events.shrink_to_fit();
     }
 
     /// Tells what the wall shows now, in Unix microseconds: it may have been set anew.

@@ -19,9 +19,10 @@ use crate::engine::view::CreateError;
 use crate::io::control::{self, Control, Handle, Mailbox};
 use crate::io::metrics::{Health, ShellCounters, Stats};
 use crate::io::signals::Signals;
+use crate::io::system;
 use crate::io::udp::Udp;
 use crate::limits::{
-    COMMANDS_PER_TURN_MAX, DATAGRAM_MAX, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, WALL_EVERY,
+    COMMANDS_PER_TURN_MAX, CROWD, DATAGRAM_MAX, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, WALL_EVERY,
 };
 
 const UDP: Token = Token(0);
@@ -44,6 +45,8 @@ pub struct EventLoop {
     /// When to give up on the last messages, once the server stops.
     stop_at: Option<Time>,
     health: Health,
+    /// The most sessions there were since memory was given back.
+    sessions_peak: usize,
     counters: ShellCounters,
     buffer: Box<[u8; DATAGRAM_MAX]>,
     batch: Transmits,
@@ -106,6 +109,7 @@ impl EventLoop {
             mail_ready: true,
             stop_at: None,
             health: Health::default(),
+            sessions_peak: 0,
             counters: ShellCounters::default(),
             buffer: Box::new([0; DATAGRAM_MAX]),
             batch: Transmits::default(),
@@ -197,6 +201,18 @@ impl EventLoop {
         }
         self.send(now);
         self.tell();
+        self.give_back_memory();
+    }
+
+    /// Gives memory back to the system once most sessions of a crowd, or a flood, are gone.
+    fn give_back_memory(&mut self) {
+        let sessions = self.server.session_count();
+        self.sessions_peak = self.sessions_peak.max(sessions);
+        if self.sessions_peak >= CROWD && sessions < self.sessions_peak / 4 {
+            self.sessions_peak = sessions;
+            self.server.shrink();
+            system::give_back_memory();
+        }
     }
 
     fn receive(&mut self, now: Time) {

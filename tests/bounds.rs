@@ -136,6 +136,27 @@ fn who_had_its_answer_and_then_made_way_gets_in_all_the_same() {
 }
 
 #[test]
+fn who_says_much_before_its_proof_loses_nothing() {
+    let mut world = World::with_room(&[1, 2]);
+    world.delay = Duration::from_millis(200);
+    let peer = world.peer(77);
+    world.connect(peer, 1);
+    world.say(peer, &Uplink::JoinRoom);
+    let mut echo = Vec::new();
+    Uplink::Echo(&[7; 1000]).encode(&mut echo);
+    for _ in 0..150 {
+        // Nothing with a seat, but it must be read before what follows it.
+        world.say_bytes(peer, &echo);
+    }
+    world.say(peer, &Uplink::Ready);
+    world.run_ms(4000);
+    let counters = world.server.counters();
+    assert!(counters.drops(Drop::BeforeProof) > 0);
+    assert_eq!(counters.drops(Drop::EchoWithSeat), 150);
+    assert!(world.room().seats[0].ready);
+}
+
+#[test]
 fn one_range_of_addresses_cannot_take_every_place() {
     let (mut world, _) = playing(Config::default(), &[1, 2]);
     let max = SEATLESS_PER_RANGE_MAX;

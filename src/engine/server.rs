@@ -371,6 +371,9 @@ impl Server {
                 return Ok(());
             }
         };
+        if news.over {
+            self.counters.drop(Drop::BeforeProof);
+        }
         if news.proved {
             self.proved(now, key);
         }

@@ -82,6 +82,8 @@ pub(super) struct News {
     pub(super) proved: bool,
     /// It had been silent for so long that its seat counted as offline.
     pub(super) back: bool,
+    /// Some of its data came too early, before the proof.
+    pub(super) over: bool,
 }
 
 /// One peer's conversation.
@@ -317,6 +319,7 @@ impl Session {
         Ok(News {
             proved: heard.proved,
             back,
+            over: heard.over,
         })
     }
 

@@ -199,6 +199,65 @@ fn who_takes_no_seat_in_time_goes() {
     assert_eq!(counters.sessions, 1);
 }
 
+/// What looks like the start of a Connect and asks for no answer: as if the client of this
+/// address had been started again.
+fn forged_beginning() -> Vec<u8> {
+    let push = Segment {
+        conv: 121_106,
+        cmd: Cmd::Push,
+        frg: 0,
+        wnd: 128,
+        ts: 5,
+        sn: 0,
+        una: 0,
+        data: &[0, 20, 1],
+    };
+    let mut datagram = Vec::new();
+    segment::write(&mut datagram, &push);
+    datagram
+}
+
+#[test]
+fn forged_beginnings_neither_starve_nor_end_a_player_who_only_listens() {
+    // One forged datagram in so many milliseconds.
+    for every in [900, 50, 5] {
+        let (mut world, peers) = playing(Config::default(), &[1, 2]);
+        let victim = world.peers[peers[1]].addr;
+        for ms in 0..20_000 {
+            if ms % every == 0 {
+                let mut forged = forged_beginning();
+                world.server.handle_datagram(world.now, victim, &mut forged);
+            }
+            if ms % 500 == 0 {
+                world.press(peers[0], ms / 500);
+            }
+            world.run_ms(1);
+        }
+        let seen = presses(&world.take_frames(peers[1]));
+        assert!(seen.len() >= 38, "one in {every} ms: {}", seen.len());
+        let counters = world.server.counters();
+        assert_eq!(counters.disconnects(Disconnect::Idle), 0);
+        assert!(counters.disconnects(Disconnect::CandidateLost) > 0);
+        assert!(world.room().seats[1].online, "one in {every} ms");
+    }
+}
+
+#[test]
+fn one_forged_beginning_does_not_end_a_player_who_waits_in_silence() {
+    let mut world = World::with_room(&[1, 2]);
+    let waiting = world.joined(1);
+    world.run_ms(1000);
+    let victim = world.peers[waiting].addr;
+    world
+        .server
+        .handle_datagram(world.now, victim, &mut forged_beginning());
+    world.run_ms(18_000);
+    let counters = world.server.counters();
+    assert_eq!(counters.disconnects(Disconnect::Idle), 0);
+    assert_eq!(counters.disconnects(Disconnect::CandidateLost), 1);
+    assert!(world.room().seats[0].online);
+}
+
 #[test]
 fn a_session_over_its_budget_loses_its_own_packets_alone() {
     let (mut world, peers) = playing(Config::default(), &[1, 2]);

@@ -85,6 +85,23 @@ fn in_a_flood_the_oldest_without_a_seat_makes_way_and_players_never_do() {
 }
 
 #[test]
+fn a_flood_leaves_no_more_timers_than_there_are_sessions() {
+    let mut world = World::new(small(100));
+    // It begins a conversation, but nothing that asks for an answer.
+    for round in 0..200 {
+        for host in 0..100 {
+            let from = SocketAddr::from(([10, round, 0, host], 4000));
+            let mut datagram = forged_beginning();
+            world.server.handle_datagram(world.now, from, &mut datagram);
+        }
+        world.run_ms(1);
+    }
+    let counters = world.server.counters();
+    assert_eq!(counters.disconnects(Disconnect::Crowded), 199 * 100);
+    assert!(counters.timers <= 200, "{} timers", counters.timers);
+}
+
+#[test]
 fn a_server_full_of_players_lets_nobody_else_in() {
     let (mut world, _) = playing(small(2), &[1, 2]);
     flood(&mut world, [10, 0], 5);

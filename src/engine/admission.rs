@@ -55,7 +55,7 @@ impl Server {
         if datagram.segments().any(|segment| segment.una > 0) {
             session.concede(STRANGERS_UNA_MAX);
         }
-        let key = self.sessions.insert(session);
+        let key = self.begin(session);
         self.by_addr.insert(from, key);
         self.enter_guests(key);
         Ok(key)
@@ -229,7 +229,7 @@ impl Server {
         };
         candidate.concede(old.lost_candidate_sent);
         candidate.opening = opening;
-        let by = self.sessions.insert(candidate);
+        let by = self.begin(candidate);
         self.sessions[by].rival = Rival::Candidate { of, same_conv };
         self.sessions[of].rival = Rival::Contested { by, same_conv };
         if same_conv {

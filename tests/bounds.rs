@@ -91,7 +91,7 @@ fn a_flood_leaves_no_more_timers_than_there_are_sessions() {
     for round in 0..200 {
         for host in 0..100 {
             let from = SocketAddr::from(([10, round, 0, host], 4000));
-            let mut datagram = forged_beginning();
+            let mut datagram = forged_beginning(121_106);
             world.server.handle_datagram(world.now, from, &mut datagram);
         }
         world.run_ms(1);
@@ -218,9 +218,9 @@ fn who_takes_no_seat_in_time_goes() {
 
 /// What looks like the start of a Connect and asks for no answer: as if the client of this
 /// address had been started again.
-fn forged_beginning() -> Vec<u8> {
+fn forged_beginning(conv: u32) -> Vec<u8> {
     let push = Segment {
-        conv: 121_106,
+        conv,
         cmd: Cmd::Push,
         frg: 0,
         wnd: 128,
@@ -242,7 +242,7 @@ fn forged_beginnings_neither_starve_nor_end_a_player_who_only_listens() {
         let victim = world.peers[peers[1]].addr;
         for ms in 0..20_000 {
             if ms % every == 0 {
-                let mut forged = forged_beginning();
+                let mut forged = forged_beginning(121_106);
                 world.server.handle_datagram(world.now, victim, &mut forged);
             }
             if ms % 500 == 0 {
@@ -267,12 +267,31 @@ fn one_forged_beginning_does_not_end_a_player_who_waits_in_silence() {
     let victim = world.peers[waiting].addr;
     world
         .server
-        .handle_datagram(world.now, victim, &mut forged_beginning());
+        .handle_datagram(world.now, victim, &mut forged_beginning(121_106));
     world.run_ms(18_000);
     let counters = world.server.counters();
     assert_eq!(counters.disconnects(Disconnect::Idle), 0);
     assert_eq!(counters.disconnects(Disconnect::CandidateLost), 1);
     assert!(world.room().seats[0].online);
+}
+
+#[test]
+fn a_forged_beginning_under_another_number_does_not_shut_out_a_client_that_restarts() {
+    let (mut world, peers) = playing(Config::default(), &[1, 2]);
+    world.run_ms(1000);
+    let addr = world.peers[peers[0]].addr;
+    world
+        .server
+        .handle_datagram(world.now, addr, &mut forged_beginning(99));
+    world.run_ms(100);
+    world.restart(peers[0], 121_106);
+    world.connect(peers[0], 1);
+    world.run_ms(2000);
+    assert!(
+        world
+            .take(peers[0])
+            .contains(&Said::Connect(ConnectCode::Ok))
+    );
 }
 
 #[test]

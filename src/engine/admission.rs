@@ -201,8 +201,15 @@ impl Server {
             self.end(now, by, Disconnect::CandidateLost);
             return self.open_candidate(now, key, conv, opening);
         }
+        let session = &self.sessions[key];
+        let had_our_answer = session.link().is_proved() || session.link().peer_una() > 0;
         if of_candidate {
             Ok(by)
+        } else if first.is_some() && had_our_answer {
+            // The session cannot need it. An acknowledgement would silence a client that was
+            // started again and must repeat itself until the candidate has had its time.
+            self.sessions[key].doubt();
+            Err(Drop::LateFirst)
         } else if self.sessions[key].link().conv() == conv {
             Ok(key)
         } else {

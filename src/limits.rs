@@ -79,6 +79,14 @@ pub const ROUND_TRIP_SAMPLE_MAX: Duration = Duration::from_secs(1);
 /// is over is dropped as if lost: a forged datagram must not fetch much for somebody else.
 pub const UNPROVED_BYTES_FACTOR: usize = 3;
 
+/// Bytes into its stream up to which data is taken from a peer that has proved nothing, and
+/// which waits for the proof: its Connect has at most 1027. Whoever forges addresses could
+/// otherwise make each session hold a whole receive window.
+pub const UNPROVED_STREAM_MAX: usize = 4096;
+
+/// Segments up to which the same holds: inputs of 17 bytes for four seconds at 30 a second.
+pub const UNPROVED_SEGMENTS_MAX: usize = 128;
+
 /// Time stamps remembered for the proof of address. The first answer is retransmitted about
 /// six times in the first seconds; an echo of an older copy then proves nothing.
 pub const PROOF_STAMPS_MAX: usize = 16;

@@ -85,6 +85,23 @@ fn in_a_flood_the_oldest_without_a_seat_makes_way_and_players_never_do() {
 }
 
 #[test]
+fn a_flood_leaves_no_more_timers_than_there_are_sessions() {
+    let mut world = World::new(small(100));
+    // It begins a conversation, but nothing that asks for an answer.
+    for round in 0..200 {
+        for host in 0..100 {
+            let from = SocketAddr::from(([10, round, 0, host], 4000));
+            let mut datagram = forged_beginning(121_106);
+            world.server.handle_datagram(world.now, from, &mut datagram);
+        }
+        world.run_ms(1);
+    }
+    let counters = world.server.counters();
+    assert_eq!(counters.disconnects(Disconnect::Crowded), 199 * 100);
+    assert!(counters.timers <= 200, "{} timers", counters.timers);
+}
+
+#[test]
 fn a_server_full_of_players_lets_nobody_else_in() {
     let (mut world, _) = playing(small(2), &[1, 2]);
     flood(&mut world, [10, 0], 5);
@@ -136,6 +153,27 @@ fn who_had_its_answer_and_then_made_way_gets_in_all_the_same() {
 }
 
 #[test]
+fn who_says_much_before_its_proof_loses_nothing() {
+    let mut world = World::with_room(&[1, 2]);
+    world.delay = Duration::from_millis(200);
+    let peer = world.peer(77);
+    world.connect(peer, 1);
+    world.say(peer, &Uplink::JoinRoom);
+    let mut echo = Vec::new();
+    Uplink::Echo(&[7; 1000]).encode(&mut echo);
+    for _ in 0..150 {
+        // Nothing with a seat, but it must be read before what follows it.
+        world.say_bytes(peer, &echo);
+    }
+    world.say(peer, &Uplink::Ready);
+    world.run_ms(4000);
+    let counters = world.server.counters();
+    assert!(counters.drops(Drop::BeforeProof) > 0);
+    assert_eq!(counters.drops(Drop::EchoWithSeat), 150);
+    assert!(world.room().seats[0].ready);
+}
+
+#[test]
 fn one_range_of_addresses_cannot_take_every_place() {
     let (mut world, _) = playing(Config::default(), &[1, 2]);
     let max = SEATLESS_PER_RANGE_MAX;
@@ -176,6 +214,84 @@ fn who_takes_no_seat_in_time_goes() {
     let counters = world.server.counters();
     assert_eq!(counters.disconnects(Disconnect::NoSeatTaken), 1);
     assert_eq!(counters.sessions, 1);
+}
+
+/// What looks like the start of a Connect and asks for no answer: as if the client of this
+/// address had been started again.
+fn forged_beginning(conv: u32) -> Vec<u8> {
+    let push = Segment {
+        conv,
+        cmd: Cmd::Push,
+        frg: 0,
+        wnd: 128,
+        ts: 5,
+        sn: 0,
+        una: 0,
+        data: &[0, 20, 1],
+    };
+    let mut datagram = Vec::new();
+    segment::write(&mut datagram, &push);
+    datagram
+}
+
+#[test]
+fn forged_beginnings_neither_starve_nor_end_a_player_who_only_listens() {
+    // One forged datagram in so many milliseconds.
+    for every in [900, 50, 5] {
+        let (mut world, peers) = playing(Config::default(), &[1, 2]);
+        let victim = world.peers[peers[1]].addr;
+        for ms in 0..20_000 {
+            if ms % every == 0 {
+                let mut forged = forged_beginning(121_106);
+                world.server.handle_datagram(world.now, victim, &mut forged);
+            }
+            if ms % 500 == 0 {
+                world.press(peers[0], ms / 500);
+            }
+            world.run_ms(1);
+        }
+        let seen = presses(&world.take_frames(peers[1]));
+        assert!(seen.len() >= 38, "one in {every} ms: {}", seen.len());
+        let counters = world.server.counters();
+        assert_eq!(counters.disconnects(Disconnect::Idle), 0);
+        assert!(counters.disconnects(Disconnect::CandidateLost) > 0);
+        assert!(world.room().seats[1].online, "one in {every} ms");
+    }
+}
+
+#[test]
+fn one_forged_beginning_does_not_end_a_player_who_waits_in_silence() {
+    let mut world = World::with_room(&[1, 2]);
+    let waiting = world.joined(1);
+    world.run_ms(1000);
+    let victim = world.peers[waiting].addr;
+    world
+        .server
+        .handle_datagram(world.now, victim, &mut forged_beginning(121_106));
+    world.run_ms(18_000);
+    let counters = world.server.counters();
+    assert_eq!(counters.disconnects(Disconnect::Idle), 0);
+    assert_eq!(counters.disconnects(Disconnect::CandidateLost), 1);
+    assert!(world.room().seats[0].online);
+}
+
+#[test]
+fn a_forged_beginning_under_another_number_does_not_shut_out_a_client_that_restarts() {
+    let (mut world, peers) = playing(Config::default(), &[1, 2]);
+    world.run_ms(1000);
+    let addr = world.peers[peers[0]].addr;
+    world
+        .server
+        .handle_datagram(world.now, addr, &mut forged_beginning(99));
+    world.run_ms(100);
+    world.restart(peers[0], 121_106);
+    world.connect(peers[0], 1);
+    world.run_ms(2000);
+    assert!(
+        world
+            .take(peers[0])
+            .contains(&Said::Connect(ConnectCode::Ok))
+    );
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Server {
         if datagram.segments().any(|segment| segment.una > 0) {
             session.concede(STRANGERS_UNA_MAX);
         }
-        let key = self.sessions.insert(session);
+        let key = self.begin(session);
         self.by_addr.insert(from, key);
         self.enter_guests(key);
         Ok(key)
@@ -201,8 +201,15 @@ impl Server {
             self.end(now, by, Disconnect::CandidateLost);
             return self.open_candidate(now, key, conv, opening);
         }
+        let session = &self.sessions[key];
+        let had_our_answer = session.link().is_proved() || session.link().peer_una() > 0;
         if of_candidate {
             Ok(by)
+        } else if first.is_some() && had_our_answer {
+            // The session cannot need it. An acknowledgement would silence a client that was
+            // started again and must repeat itself until the candidate has had its time.
+            self.sessions[key].doubt();
+            Err(Drop::LateFirst)
         } else if self.sessions[key].link().conv() == conv {
             Ok(key)
         } else {
@@ -229,7 +236,7 @@ impl Server {
         };
         candidate.concede(old.lost_candidate_sent);
         candidate.opening = opening;
-        let by = self.sessions.insert(candidate);
+        let by = self.begin(candidate);
         self.sessions[by].rival = Rival::Candidate { of, same_conv };
         self.sessions[of].rival = Rival::Contested { by, same_conv };
         if same_conv {

@@ -46,6 +46,8 @@ reasons! {
         LateFirst = "late_first",
         /// The beginning of a conversation while every session there may be holds a seat.
         SessionsFull = "sessions_full",
+        /// Data far into the stream of a peer that has not proved its address.
+        BeforeProof = "before_proof",
         /// More datagrams of a session than a second has room for.
         TooManyDatagrams = "too_many_datagrams",
         /// More bytes of a session than a second has room for.

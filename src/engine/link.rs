@@ -27,6 +27,7 @@ use super::wire::segment::{self, Cmd, Datagram, Segment, Segments, distance};
 use crate::limits::{
     MTU, PAST_LIFE, PAST_SEGMENTS_MAX, PROOF_STAMPS_MAX, RECEIVE_WINDOW, ROUND_TRIP_SAMPLE_MAX,
     SEGMENT_PAYLOAD_MAX, SEND_WINDOW, TIMESTAMP_AGE_MAX, UNPROVED_BYTES_FACTOR,
+    UNPROVED_SEGMENTS_MAX, UNPROVED_STREAM_MAX,
 };
 
 /// KCP's interval while it waits, in ms: the largest it takes.
@@ -56,6 +57,8 @@ pub struct Heard {
     pub progress: bool,
     /// It proved the peer's address, just now.
     pub proved: bool,
+    /// Some of its data was passed over: too much before the proof.
+    pub over: bool,
 }
 
 /// By what a peer may prove its address.
@@ -67,6 +70,8 @@ struct Proof {
     first: Option<(Vec<u8>, Time)>,
     /// Bytes of the datagrams that may still leave: what has come in, a few times over.
     allowance: usize,
+    /// Messages that were taken out, of a segment at least: what lies before them is not held.
+    read: u32,
 }
 
 /// One end of a KCP conversation.
@@ -290,12 +295,14 @@ impl Link {
             let most = ROUND_TRIP_SAMPLE_MAX.as_millis();
             datagram.shorten_echoes(clock, u32::try_from(most).expect("it is short"));
         }
+        let mut over = false;
         if proved {
             self.proof = None;
-        } else if self.proof.is_some() {
+        } else if let Some(proof) = &self.proof {
             // A peer that has proved nothing acknowledges nothing by `una`: if the ACK with
             // the echo is lost, our answer must come again to be echoed again.
             datagram.clear_una();
+            over = datagram.retain_pushes(|push| proof.takes(push));
         }
         let fresh = distance(una, self.peer_una) >= 0;
         if fresh {
@@ -318,6 +325,7 @@ impl Link {
             fresh,
             progress: self.kcp.wait_snd() < outstanding,
             proved,
+            over,
         })
     }
 
@@ -327,7 +335,12 @@ impl Link {
     /// [`Disconnect::MessageTooLarge`] if it does not fit; so does every later call.
     pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Disconnect> {
         match self.kcp.recv(buffer) {
-            Ok(len) => Ok(Some(len)),
+            Ok(len) => {
+                if let Some(proof) = &mut self.proof {
+                    proof.read = proof.read.wrapping_add(1);
+                }
+                Ok(Some(len))
+            }
             Err(Error::UserBufTooSmall) => Err(Disconnect::MessageTooLarge),
             Err(_) => Ok(None),
         }
@@ -470,6 +483,14 @@ impl Proof {
         }
         self.allowance -= len;
         len
+    }
+
+    /// Whether a segment lies so near the place up to which the stream was read that it may
+    /// wait there. Those before it are taken for as long as it is.
+    fn takes(&self, push: &Segment<'_>) -> bool {
+        // What was read comes again if our acknowledgement was lost.
+        let before = usize::try_from(distance(push.sn, self.read)).unwrap_or(0);
+        before < UNPROVED_SEGMENTS_MAX && before * push.data.len() < UNPROVED_STREAM_MAX
     }
 
     /// Takes note of a segment that leaves.

@@ -80,6 +80,9 @@ pub struct Server {
     finished: VecDeque<(Time, RoomView)>,
     wheel: Wheel<Timer>,
     generation: u64,
+    /// Timers of sessions that have ended, by their keys: whoever gets the key gets the timer.
+    /// Else a flood, in which sessions come and go, would fill the wheel with stale ones.
+    left_timers: Vec<Option<(Time, u64)>>,
     /// Sessions with something to say at the end of the turn.
     dirty: Vec<SessionKey>,
     /// Where all sessions write their datagrams.
@@ -121,6 +124,7 @@ impl Server {
             finished: VecDeque::new(),
             wheel: Wheel::new(),
             generation: 0,
+            left_timers: Vec::new(),
             dirty: Vec::new(),
             sink: Sink::new(nowhere),
             events: VecDeque::new(),
@@ -385,6 +389,9 @@ impl Server {
                 return Ok(());
             }
         };
+        if news.over {
+            self.counters.drop(Drop::BeforeProof);
+        }
         if news.proved {
             self.proved(now, key);
         }
@@ -433,6 +440,10 @@ impl Server {
 
     fn session_timer(&mut self, now: Time, key: SessionKey, generation: u64) {
         let Some(session) = self.sessions.get_mut(key) else {
+            let left = self.left_timers.get_mut(key);
+            if let Some(left) = left.filter(|left| left.is_some_and(|(_, own)| own == generation)) {
+                *left = None;
+            }
             return;
         };
         if session.timer.is_none_or(|(_, own)| own != generation) {
@@ -566,10 +577,21 @@ impl Server {
 
     // --- Sessions -------------------------------------------------------------------------
 
+    /// A session begins. A timer that its key has from before fires early, and is set again.
+    pub(super) fn begin(&mut self, mut session: Session) -> SessionKey {
+        let key = self.sessions.vacant_key();
+        session.timer = self.left_timers.get_mut(key).and_then(Option::take);
+        self.sessions.insert(session)
+    }
+
     /// Ends a session without a word: a word would reach whoever is at the address now.
     pub(super) fn end(&mut self, now: Time, key: SessionKey, reason: Disconnect) {
         self.leave_guests(key);
         let session = self.sessions.remove(key);
+        if self.left_timers.len() <= key {
+            self.left_timers.resize(key + 1, None);
+        }
+        self.left_timers[key] = session.timer;
         self.counters.disconnect(reason);
         match session.rival {
             Rival::None => {

@@ -82,6 +82,8 @@ pub(super) struct News {
     pub(super) proved: bool,
     /// It had been silent for so long that its seat counted as offline.
     pub(super) back: bool,
+    /// Some of its data came too early, before the proof.
+    pub(super) over: bool,
 }
 
 /// One peer's conversation.
@@ -327,6 +329,7 @@ impl Session {
         Ok(News {
             proved: heard.proved,
             back,
+            over: heard.over,
         })
     }
 
@@ -406,16 +409,11 @@ impl Session {
         probe
     }
 
-    /// A paused session lets the candidate do the talking, and nobody probes a stranger.
+    /// Nobody probes a stranger. A paused session does probe: a client that was started again
+    /// answers that it has nothing, and the one of old that it has more than the candidate sent,
+    /// who may never say a word that asks for it.
     fn may_probe(&self) -> bool {
         self.link.is_proved()
-            && !matches!(
-                self.rival,
-                Rival::Contested {
-                    same_conv: true,
-                    ..
-                }
-            )
     }
 
     fn next_probe(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {

@@ -158,8 +158,20 @@ impl<'a> Datagram<'a> {
         });
     }
 
+    /// The same with every PUSH, whose data is passed over then. Returns whether there was one.
+    pub fn retain_pushes(&mut self, keep: impl Fn(&Segment<'_>) -> bool) -> bool {
+        let mut all = true;
+        self.edit(|segment, header| {
+            if segment.cmd == Cmd::Push && !keep(&segment) {
+                header[CMD_AT] = Cmd::Wins.byte();
+                all = false;
+            }
+        });
+        !all
+    }
+
     /// Passes every segment and its header, to be changed, to `edit`.
-    fn edit(&mut self, edit: impl Fn(Segment<'_>, &mut [u8])) {
+    fn edit(&mut self, mut edit: impl FnMut(Segment<'_>, &mut [u8])) {
         let mut at = 0;
         while at < self.len {
             let (header, rest) = self.bytes[at..self.len].split_at_mut(HEADER);

@@ -143,7 +143,8 @@ pub enum ConfigError {
 /// secrets are read through `read`, as in [`crate::io::system::read_secret_file`].
 ///
 /// An argument wins over the environment, the last of two equal flags wins, and a variable
-/// that is set to nothing counts as not set.
+/// that is set to nothing counts as not set, unless it would keep somebody out: secrets and
+/// tokens.
 ///
 /// # Errors
 ///
@@ -676,8 +677,19 @@ enum Origin {
 
 impl Source<'_> {
     /// The value of a setting that need not be given, as text.
+    ///
+    /// Here a variable that is set to nothing is an error: these settings keep people out, and
+    /// whoever set it believes that one of them does.
     fn optional(&self, setting: &'static Setting) -> Result<Option<Given>, ConfigError> {
         let given = self.given(setting)?;
+        let variable = (self.env)(&setting.variable());
+        if given.origin == Origin::Default && variable.is_some_and(|value| value.is_empty()) {
+            let empty = Given {
+                origin: Origin::Variable,
+                ..given
+            };
+            return Err(empty.unfit("is set to nothing; set it to something, or unset it".into()));
+        }
         Ok((given.origin != Origin::Default).then_some(given))
     }
 
@@ -1217,6 +1229,21 @@ mod tests {
             refusal("--auth tickets"),
             "--auth: \"tickets\" is not one of open, room, ticket"
         );
+    }
+
+    #[test]
+    fn a_secret_that_is_set_to_nothing_keeps_the_server_from_starting() {
+        for name in [
+            "ADMIN_TOKEN",
+            "ADMIN_TOKEN_FILE",
+            "TICKET_SECRET",
+            "TICKET_SECRET_OLD",
+            "TICKET_SECRET_FILE",
+        ] {
+            let text = refusal(&format!("LOCKSTEP_{name}="));
+            let expected = format!("LOCKSTEP_{name}: is set to nothing");
+            assert!(text.starts_with(&expected), "{text}");
+        }
     }
 
     #[test]

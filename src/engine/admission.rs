@@ -47,6 +47,9 @@ impl Server {
         let first = datagram.first();
         let data = strangers_first(datagram).ok_or(Drop::Stranger)?;
         let opening = self.hash(data);
+        if self.stopping {
+            return Err(Drop::Stopping);
+        }
         self.make_space(now, from)?;
         let clock_base = self.draw_clock()?;
         let sink = self.sink.to(from);

@@ -51,6 +51,11 @@ impl Outbox {
         self.effects.push(effect);
     }
 
+    /// Keeps the effects for which `keep` is true.
+    pub fn retain(&mut self, keep: impl FnMut(&Effect) -> bool) {
+        self.effects.retain(keep);
+    }
+
     /// The effects so far.
     pub fn effects(&self) -> &[Effect] {
         &self.effects

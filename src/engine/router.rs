@@ -239,32 +239,38 @@ impl Server {
         let moment = self.now(now);
         let room = &mut self.rooms[key].room;
         let result = contain(self.contains_panics, || call(room, moment, &mut out));
-        if result.is_ok() {
-            for effect in out.effects() {
-                self.carry_out(now, key, effect, &out);
-            }
-        }
-        out.clear();
-        self.scratch.outbox = out;
         match result {
             Ok(result) => {
-                self.arm_room(key);
+                self.finish_call(now, key, out);
                 Some(result)
             }
             Err(text) => {
+                out.clear();
+                self.scratch.outbox = out;
                 self.fail_room(now, key, text);
                 None
             }
         }
     }
 
+    /// Carries out what a room wants done, and sets its timer anew.
+    fn finish_call(&mut self, now: Time, key: RoomKey, mut out: Outbox) {
+        for effect in out.effects() {
+            self.carry_out(now, key, effect, &out);
+        }
+        out.clear();
+        self.scratch.outbox = out;
+        self.arm_room(key);
+    }
+
     /// Ends the match of a room in which something panicked. What the room held cannot be
     /// trusted; an empty one of the same match takes its place and is over, so that its
-    /// clients get Close and everything else goes its usual way.
+    /// clients get Close and everything else goes its usual way. If that panics, too, nothing
+    /// here can be trusted, and it goes on to the caller.
     fn fail_room(&mut self, now: Time, key: RoomKey, text: String) {
         let emptied = self.rooms[key].room.emptied(self.now(now));
         let slot = &mut self.rooms[key];
-        self.rooms_over -= usize::from(slot.room.is_over());
+        let was_over = slot.room.is_over();
         slot.room = emptied;
         let held: Vec<Seat> = (0..slot.sessions.len())
             .filter(|index| slot.sessions[*index].is_some())
@@ -276,12 +282,18 @@ impl Server {
             match_id: self.rooms[key].room.match_id(),
             text,
         });
-        self.in_room(now, key, |room, now, out| {
-            for seat in held {
-                room.take_seat(now, seat, out);
-            }
-            room.end(now, OverReason::Failed, out);
-        });
+        let mut out = std::mem::take(&mut self.scratch.outbox);
+        let moment = self.now(now);
+        let room = &mut self.rooms[key].room;
+        for seat in held {
+            room.take_seat(moment, seat, &mut out);
+        }
+        room.end(moment, OverReason::Failed, &mut out);
+        if was_over {
+            // That was told and counted when it ended.
+            out.retain(|effect| !matches!(effect, Effect::Over(_)));
+        }
+        self.finish_call(now, key, out);
     }
 
     fn carry_out(&mut self, now: Time, key: RoomKey, effect: &Effect, out: &Outbox) {
@@ -555,7 +567,8 @@ mod tests {
             .in_room(now, key, |_, _, _| -> () { panic!("late") });
         rig.server.assert_invariants();
         rig.run(4000);
-        assert_eq!(rig.server.counters().rooms, 1);
+        let counters = rig.server.counters();
+        assert_eq!((counters.rooms, counters.matches_over), (1, 1));
         rig.server.assert_invariants();
     }
 

@@ -236,6 +236,11 @@ pub const SESSIONS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
 /// Datagrams read in one turn of the loop before outputs are drained.
 pub const DATAGRAMS_PER_TURN_MAX: usize = 512;
 
+/// Time from one turn of the loop to the next unless something is due or left over: what comes
+/// meanwhile is read, answered and sent together. It delays an input by half of it on average
+/// and an acknowledgement at the most by it, of which the Unity client waits for 10.
+pub const TURN_EVERY: Duration = Duration::from_millis(1);
+
 /// Commands of side threads carried out in one turn of the loop.
 pub const COMMANDS_PER_TURN_MAX: usize = 64;
 

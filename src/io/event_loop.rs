@@ -22,7 +22,7 @@ use crate::io::signals::Signals;
 use crate::io::system;
 use crate::io::udp::Udp;
 use crate::limits::{
-    COMMANDS_PER_TURN_MAX, CROWD, DATAGRAM_MAX, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, WALL_EVERY,
+    COMMANDS_PER_TURN_MAX, CROWD, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, TURN_EVERY, WALL_EVERY,
 };
 
 const UDP: Token = Token(0);
@@ -44,11 +44,12 @@ pub struct EventLoop {
     mail_ready: bool,
     /// When to give up on the last messages, once the server stops.
     stop_at: Option<Time>,
+    /// When the last turn was.
+    turned_at: Time,
     health: Health,
     /// The most sessions there were since memory was given back.
     sessions_peak: usize,
     counters: ShellCounters,
-    buffer: Box<[u8; DATAGRAM_MAX]>,
     batch: Transmits,
 }
 
@@ -108,10 +109,10 @@ impl EventLoop {
             udp_ready: true,
             mail_ready: true,
             stop_at: None,
+            turned_at: Time::ZERO,
             health: Health::default(),
             sessions_peak: 0,
             counters: ShellCounters::default(),
-            buffer: Box::new([0; DATAGRAM_MAX]),
             batch: Transmits::default(),
         };
         Ok((event_loop, handle))
@@ -163,6 +164,7 @@ impl EventLoop {
         let timeout = if self.udp_ready || self.mail_ready {
             Some(Duration::ZERO)
         } else {
+            self.rest();
             let due = due.map(|due| due.since(self.clock.now()));
             due.into_iter().chain(self.signals.patience()).min()
         };
@@ -180,8 +182,17 @@ impl EventLoop {
         Ok(())
     }
 
+    /// Lets gather what comes, or comes due, soon after a turn.
+    fn rest(&self) {
+        let rest = (self.turned_at + TURN_EVERY).since(self.clock.now());
+        if !rest.is_zero() {
+            std::thread::sleep(rest);
+        }
+    }
+
     fn turn(&mut self, now: Time) {
         self.counters.turns += 1;
+        self.turned_at = now;
         if self.clock.wall_due <= now {
             self.clock.wall_due = now + WALL_EVERY;
             self.server.set_wall(now, wall_us());
@@ -216,18 +227,23 @@ impl EventLoop {
     }
 
     fn receive(&mut self, now: Time) {
-        for _ in 0..DATAGRAMS_PER_TURN_MAX {
-            match self.udp.recv(&mut self.buffer[..]) {
-                Ok((len, from)) => {
-                    self.server
-                        .handle_datagram(now, from, &mut self.buffer[..len]);
-                }
+        let mut left = DATAGRAMS_PER_TURN_MAX;
+        while left > 0 {
+            match self.udp.receive() {
+                Ok(count) => left = left.saturating_sub(count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.udp_ready = false;
                     return;
                 }
                 // Some systems report here that an earlier datagram found nobody.
-                Err(_) => self.counters.receive_errors += 1,
+                Err(_) => {
+                    self.counters.receive_errors += 1;
+                    left -= 1;
+                    continue;
+                }
+            }
+            for (from, datagram) in self.udp.received() {
+                self.server.handle_datagram(now, from, datagram);
             }
         }
     }
@@ -271,12 +287,7 @@ impl EventLoop {
 
     fn send(&mut self, now: Time) {
         self.server.poll_transmit(now, &mut self.batch);
-        for (to, datagram) in self.batch.iter() {
-            // What the system does not take is lost, as on the network.
-            if self.udp.send(datagram, to).is_err() {
-                self.counters.sends_refused += 1;
-            }
-        }
+        self.counters.sends_refused += self.udp.send(&self.batch);
         self.batch.clear();
     }
 

@@ -4,6 +4,7 @@
 //! reach it through [`control`] alone; [`signals`] tells it to stop, [`system`] prepares the
 //! process, and [`metrics`] is what it measures of itself.
 
+mod batch;
 pub mod control;
 pub mod event_loop;
 pub mod metrics;

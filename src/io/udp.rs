@@ -1,6 +1,7 @@
-//! The UDP socket of the players: bound with large buffers, read and written one datagram
-//! at a time, never blocking.
+//! The UDP socket of the players: bound with large buffers, read and written in batches, never
+//! blocking. How a batch crosses into the system is [`super::batch`]'s.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,13 +9,21 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::batch::{self, BATCH, Inbox};
 use crate::config::Listen;
+use crate::engine::transmit::Transmits;
 use crate::limits::SOCKET_BUFFER_BYTES;
 
 /// A bound UDP socket.
-#[derive(Debug)]
 pub struct Udp {
     socket: mio::net::UdpSocket,
+    inbox: Inbox,
+}
+
+impl fmt::Debug for Udp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Udp").field("socket", &self.socket).finish()
+    }
 }
 
 impl Udp {
@@ -53,20 +62,44 @@ impl Udp {
         self.socket.register(registry, token, Interest::READABLE)
     }
 
-    /// Reads one datagram into `buffer`; one that is larger is cut.
+    /// Reads some of the datagrams that wait, for [`Udp::received`]. Returns how many.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if none waits, or what the system says.
-    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.socket.recv_from(buffer)
+    pub fn receive(&mut self) -> io::Result<usize> {
+        self.inbox.fill(&self.socket)
     }
 
-    /// Sends one datagram.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if the system's buffer is full, or what it says.
-    pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(datagram, to).map(|_| ())
+    /// The datagrams that were read last, with their senders. One that is larger than
+    /// [`crate::limits::DATAGRAM_MAX`] is cut.
+    pub fn received(&mut self) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
+        let datagrams = self.inbox.drain();
+        datagrams.filter_map(|(from, datagram)| Some((from?, datagram)))
+    }
+
+    /// Sends all of them, in order. Returns how many the system did not take: they are lost, as
+    /// on the network.
+    pub fn send(&self, datagrams: &Transmits) -> u64 {
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut datagrams = datagrams.iter();
+        let mut refused = 0;
+        loop {
+            let mut chunk = [(nobody, &[][..]); BATCH];
+            let mut len = 0;
+            for (place, datagram) in chunk.iter_mut().zip(datagrams.by_ref()) {
+                *place = datagram;
+                len += 1;
+            }
+            let mut rest = &chunk[..len];
+            while !rest.is_empty() {
+                let sent = batch::send(&self.socket, rest.iter().copied());
+                refused += sent.refused;
+                rest = &rest[sent.done..];
+            }
+            if len < BATCH {
+                return refused;
+            }
+        }
     }
 }
 
@@ -82,5 +115,6 @@ fn bind_to(addr: SocketAddr, both_families: bool) -> io::Result<Udp> {
     socket.bind(&addr.into())?;
     Ok(Udp {
         socket: mio::net::UdpSocket::from_std(socket.into()),
+        inbox: Inbox::new(),
     })
 }

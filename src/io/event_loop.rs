@@ -164,7 +164,10 @@ impl EventLoop {
         let timeout = if self.udp_ready || self.mail_ready {
             Some(Duration::ZERO)
         } else {
-            self.rest();
+            // What was due already is left over from the turn, which is bounded.
+            if due.is_none_or(|due| due > self.turned_at) {
+                self.rest();
+            }
             let due = due.map(|due| due.since(self.clock.now()));
             due.into_iter().chain(self.signals.patience()).min()
         };

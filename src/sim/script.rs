@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fault::Fault;
+use super::network::Author;
 use super::oracle::{Conn, Violation};
 use super::path::Path;
 use super::trouble::OUTAGE_GAP;
@@ -623,6 +624,9 @@ impl World {
     /// Ends all faults. After a flood it may take a while until the server lets anybody in.
     fn heal(&mut self) -> Result<(), Violation> {
         self.network.heal();
+        // Nor may it wait in the server's socket, whose loop may be late.
+        self.inbox
+            .retain(|arrival| arrival.author == Author::Sender);
         self.tempo = Tempo::PUNCTUAL;
         self.phase = Phase::Healed(self.now);
         self.commands

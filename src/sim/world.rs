@@ -277,7 +277,7 @@ pub struct World {
     unix_us: u64,
     pub(super) network: Network,
     /// What has come for the server since its last turn.
-    inbox: Vec<Arrival>,
+    pub(super) inbox: Vec<Arrival>,
     pub(super) commands: Vec<Command>,
     /// The server's loop is busy until then.
     pub(super) free_at: Time,

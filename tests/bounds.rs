@@ -13,7 +13,6 @@ use lockstep_server::engine::drops::{Disconnect, Drop};
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::Command;
 use lockstep_server::engine::wire::message::{ConnectCode, Uplink};
-use lockstep_server::engine::wire::segment::{self, Cmd, Segment};
 use lockstep_server::limits::{SEATLESS_LIFE, SEATLESS_PER_RANGE_MAX, SESSION_PACKETS_PER_SECOND};
 use support::*;
 
@@ -26,19 +25,7 @@ fn first(player: u64, room: u64) -> Vec<u8> {
         token: String::new(),
     }
     .encode(&mut data);
-    let mut datagram = Vec::new();
-    let push = Segment {
-        conv: 121_106,
-        cmd: Cmd::Push,
-        frg: 0,
-        wnd: 128,
-        ts: 5,
-        sn: 0,
-        una: 0,
-        data: &data,
-    };
-    segment::write(&mut datagram, &push);
-    datagram
+    push(0, &data)
 }
 
 /// `count` first datagrams from as many addresses of `net`, a /16 in which each /24 has 250.
@@ -219,18 +206,8 @@ fn who_takes_no_seat_in_time_goes() {
 /// What looks like the start of a Connect and asks for no answer: as if the client of this
 /// address had been started again.
 fn forged_beginning(conv: u32) -> Vec<u8> {
-    let push = Segment {
-        conv,
-        cmd: Cmd::Push,
-        frg: 0,
-        wnd: 128,
-        ts: 5,
-        sn: 0,
-        una: 0,
-        data: &[0, 20, 1],
-    };
-    let mut datagram = Vec::new();
-    segment::write(&mut datagram, &push);
+    let mut datagram = push(0, &[0, 20, 1]);
+    datagram[..4].copy_from_slice(&conv.to_le_bytes());
     datagram
 }
 

@@ -3,10 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/heap.rs"]
+mod heap;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lockstep_server::engine::config::Config;
@@ -14,33 +14,9 @@ use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::wire::message::Uplink;
 use support::*;
 
-/// Counts the bytes that are allocated and not freed.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: every call goes to the system's allocator unchanged; counting touches no memory of it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Bytes for each of `count` things, from what was live before and after.
 fn each(before: usize, count: usize) -> usize {
-    (LIVE.load(Ordering::Relaxed) - before) / count
+    (heap::live() - before) / count
 }
 
 // One test, because the allocator counts for all threads.
@@ -57,7 +33,7 @@ fn an_idle_session_costs_under_8_kilobytes_and_a_waiting_room_under_2() {
     };
     let mut world = World::new(config);
     let members = |room: u64| [room * 4, room * 4 + 1, room * 4 + 2, room * 4 + 3];
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = heap::live();
     for room in 0..COUNT {
         let mut spec = spec(&members(room));
         spec.room = RoomId(room);
@@ -69,7 +45,7 @@ fn an_idle_session_costs_under_8_kilobytes_and_a_waiting_room_under_2() {
     assert!(room_bytes < 2048, "{room_bytes} bytes");
 
     // The peers' own memory must not count: one at a time, and forgotten.
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = heap::live();
     for room in 0..COUNT {
         let peer = world.peer(1);
         let connect = Uplink::Connect {

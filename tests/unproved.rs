@@ -3,58 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/heap.rs"]
+mod heap;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::wire::message::Uplink;
-use lockstep_server::engine::wire::segment::{self, Cmd, Segment};
 use lockstep_server::limits::{RECEIVE_WINDOW, SEGMENT_PAYLOAD_MAX};
 use support::*;
-
-/// Counts the bytes that are allocated and not freed.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-// SAFETY: every call goes to the system's allocator unchanged; counting touches no memory of it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn push(sn: u32, data: &[u8]) -> Vec<u8> {
-    let push = Segment {
-        conv: 121_106,
-        cmd: Cmd::Push,
-        frg: 0,
-        wnd: 128,
-        ts: 5,
-        sn,
-        una: 0,
-        data,
-    };
-    let mut datagram = Vec::new();
-    segment::write(&mut datagram, &push);
-    datagram
-}
 
 /// The bytes that each session holds after `first`, and then data of `len` bytes in all the
 /// segments of a window from `sn` on, from addresses that never answer.
@@ -62,7 +21,7 @@ fn held(first: &[u8], sn: u32, len: usize) -> usize {
     const COUNT: u16 = 100;
     let mut world = World::with_room(&[1]);
     let from = |index| SocketAddr::from(([10, 0, 0, 1], 1000 + index));
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = heap::live();
     for index in 0..COUNT {
         let mut send = |mut datagram: Vec<u8>| {
             world
@@ -79,7 +38,7 @@ fn held(first: &[u8], sn: u32, len: usize) -> usize {
     drop(batch);
     while world.server.poll_event().is_some() {}
     assert_eq!(world.server.counters().sessions, u64::from(COUNT));
-    (LIVE.load(Ordering::Relaxed) - before) / usize::from(COUNT)
+    (heap::live() - before) / usize::from(COUNT)
 }
 
 // One test, because the allocator counts for all threads.

@@ -21,6 +21,7 @@ use lockstep_server::engine::view::{RoomSpec, RoomView};
 use lockstep_server::engine::wire::frame::{Command, Frame, decode_frames};
 use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink};
 use lockstep_server::engine::wire::packet::PacketReader;
+use lockstep_server::engine::wire::segment::{self, Cmd, Segment};
 use lockstep_server::limits::DOWNLINK_BODY_MAX;
 
 pub(crate) const ROOM: RoomId = RoomId(7);
@@ -88,6 +89,24 @@ pub(crate) fn secrets() -> Secrets {
         clock_key: (3, 4),
         first_match: 1000,
     }
+}
+
+/// A datagram of one segment with data, which acknowledges nothing, under the conversation of
+/// the Unity client.
+pub(crate) fn push(sn: u32, data: &[u8]) -> Vec<u8> {
+    let push = Segment {
+        conv: 121_106,
+        cmd: Cmd::Push,
+        frg: 0,
+        wnd: 128,
+        ts: 5,
+        sn,
+        una: 0,
+        data,
+    };
+    let mut datagram = Vec::new();
+    segment::write(&mut datagram, &push);
+    datagram
 }
 
 pub(crate) fn spec(members: &[u64]) -> RoomSpec {

@@ -28,10 +28,17 @@ pub(crate) fn play(plan: &Plan) -> Result<Report, String> {
     let mut table = Table::new(plan).map_err(|error| format!("cannot play: {error}"))?;
     let mut world = World::new(plan);
     let mut progress = Progress::new(plan.time, LINE_EVERY);
+    let mut has_begun = false;
     while table.playing > 0 {
         table
             .turn(&mut world)
             .map_err(|error| format!("cannot play: {error}"))?;
+        if plan.together && !has_begun && world.began.is_some() {
+            has_begun = true;
+            let (started, all) = (world.started, plan.players());
+            // scripts/bench waits for these words.
+            progress.say(&format!("{started} of {all} play together from now on"));
+        }
         show(&mut progress, table.now(), &world);
         if let Some(fatal) = world.fatal.take() {
             progress.end();

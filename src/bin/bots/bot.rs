@@ -43,8 +43,10 @@ pub(crate) struct World<'a> {
     pub(crate) problems: Problems,
     /// Players whose match has started.
     pub(crate) started: usize,
-    /// When the first match started.
+    /// When the first match started; of those who play together, the last.
     pub(crate) began: Option<Time>,
+    /// Players that have left before their match started.
+    stayed_away: usize,
     /// Frames delivered to all players together.
     pub(crate) frames: u64,
     /// Why it makes no sense to go on.
@@ -62,9 +64,40 @@ impl World<'_> {
             problems: Problems::default(),
             started: 0,
             began: None,
+            stayed_away: 0,
             frames: 0,
             fatal: None,
             batch: Transmits::default(),
+        }
+    }
+
+    /// Whether what happens now is part of what is measured.
+    pub(crate) fn measures(&self) -> bool {
+        self.began.is_some() || !self.plan.together
+    }
+
+    fn input_returned(&mut self, time: Duration) {
+        if self.measures() {
+            record(&mut self.latency, time, 1);
+        }
+    }
+
+    /// When a player whose match started at `since` has played enough; `None` while those who
+    /// play together wait for others.
+    fn until(&self, since: Time) -> Option<Time> {
+        let since = if self.plan.together {
+            self.began
+        } else {
+            Some(since)
+        };
+        since.map(|at| at + self.plan.time)
+    }
+
+    /// Begins the time of play once it may begin.
+    fn begin(&mut self, now: Time) {
+        let all_are_there = self.started + self.stayed_away == self.plan.players();
+        if self.started > 0 && (all_are_there || !self.plan.together) {
+            self.began.get_or_insert(now);
         }
     }
 }
@@ -75,8 +108,8 @@ enum Stage {
     Gathering,
     /// Inputs are sent, and frames come.
     Playing {
+        since: Time,
         next_input: Option<Time>,
-        until: Time,
     },
     /// The result is sent.
     Finishing { deadline: Time },
@@ -161,9 +194,13 @@ impl Bot {
         self.line.client.handle_timeout(now);
         self.read_events(now, world);
         self.act(now, world);
+        if self.stage == Stage::Left && !self.has_started {
+            world.stayed_away += 1;
+            world.begin(now);
+        }
         let spoken = self.line.speak(now, &mut world.batch);
         self.check_socket(spoken, world);
-        self.wake(now)
+        self.wake(now, world)
     }
 
     fn check_socket(&mut self, result: io::Result<()>, world: &mut World<'_>) {
@@ -197,7 +234,7 @@ impl Bot {
                         newest_empty = Some(frame.id);
                     } else {
                         newest_empty = None;
-                        self.clock.arrived(now, frame.id);
+                        self.frame_arrived(now, frame.id, world);
                     }
                     self.frame(now, &frame, world);
                 }
@@ -226,6 +263,12 @@ impl Bot {
         // An empty frame with another behind it was left out until that was due; the newest
         // one was sent when it was sealed.
         if let Some(id) = newest_empty {
+            self.frame_arrived(now, id, world);
+        }
+    }
+
+    fn frame_arrived(&mut self, now: Time, id: FrameId, world: &World<'_>) {
+        if world.measures() {
             self.clock.arrived(now, id);
         }
     }
@@ -236,11 +279,11 @@ impl Bot {
             return self.problem(world, "second starts", "nobody asked for one");
         }
         world.started += 1;
-        world.began.get_or_insert(now);
+        world.begin(now);
         let first_input = |every: Duration| now + every.mul_f64(self.phase);
         self.stage = Stage::Playing {
+            since: now,
             next_input: world.plan.input_every.map(first_input),
-            until: now + world.plan.time,
         };
     }
 
@@ -273,9 +316,9 @@ impl Bot {
 
     fn own_input(&mut self, now: Time, number: i32, world: &mut World<'_>) {
         match self.inputs.returned(now, number) {
-            Returned::After(time) => record(&mut world.latency, time, 1),
+            Returned::After(time) => world.input_returned(time),
             Returned::WithoutEarlier(missing, time) => {
-                record(&mut world.latency, time, 1);
+                world.input_returned(time);
                 let text = format!("{missing} before input {number}");
                 self.problem(world, kind::MISSING, &text);
             }
@@ -303,10 +346,13 @@ impl Bot {
                     self.stage = Stage::Left;
                 }
             }
-            Stage::Playing { until, .. } => {
+            Stage::Playing { since, .. } => {
                 self.send_inputs(now, world);
                 let missing = self.inputs.missing();
-                if now >= until && (missing == 0 || now >= until + PATIENCE) {
+                let over = world
+                    .until(since)
+                    .is_some_and(|at| now >= at && (missing == 0 || now >= at + PATIENCE));
+                if over {
                     if missing > 0 {
                         let text = format!("{missing} at the end");
                         self.problem(world, kind::MISSING, &text);
@@ -327,18 +373,18 @@ impl Bot {
     }
 
     fn send_inputs(&mut self, now: Time, world: &mut World<'_>) {
-        let Stage::Playing { next_input, until } = &mut self.stage else {
+        let Stage::Playing { since, next_input } = &mut self.stage else {
             return;
         };
         let (Some(next), Some(every)) = (next_input, world.plan.input_every) else {
             return;
         };
-        let last = *until - QUIET_END;
+        let last = world.until(*since).map(|until| until - QUIET_END);
         if *next + INPUT_LAG_MAX < now {
             *next = now;
         }
         let mut refused = false;
-        while *next <= now && *next < last {
+        while *next <= now && last.is_none_or(|last| *next < last) {
             *next = *next + every;
             if self
                 .line
@@ -361,13 +407,14 @@ impl Bot {
 
     // --- Inside ---------------------------------------------------------------------------
 
-    fn wake(&self, now: Time) -> Option<Time> {
+    fn wake(&self, now: Time, world: &World<'_>) -> Option<Time> {
         let stage = match self.stage {
             Stage::Gathering => self.begins + START_LIMIT,
-            Stage::Playing { next_input, until } => match next_input {
-                Some(next) if next < until - QUIET_END => next,
-                _ if now < until => until,
-                _ => until + PATIENCE,
+            Stage::Playing { since, next_input } => match (next_input, world.until(since)) {
+                (next, None) => next.unwrap_or(now + PATIENCE),
+                (Some(next), Some(until)) if next < until - QUIET_END => next,
+                (_, Some(until)) if now < until => until,
+                (_, Some(until)) => until + PATIENCE,
             },
             Stage::Finishing { deadline } => deadline,
             Stage::Left => return None,

@@ -123,6 +123,10 @@ struct Load {
     /// Seconds of play. The last one is without inputs, so that all can be seen.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=86_400))]
     seconds: u64,
+    /// Count the seconds from when all players play, and measure latency and lateness from
+    /// then on: a crowd that comes is not one that is there.
+    #[arg(long)]
+    together: bool,
     /// Frames per second of the rooms, if not the server's own setting.
     #[arg(long, value_parser = hz)]
     hz: Option<u32>,
@@ -190,6 +194,8 @@ pub(crate) struct Plan {
     pub(crate) input_every: Option<Duration>,
     /// Time of play.
     pub(crate) time: Duration,
+    /// The time counts, and is measured, from when all play.
+    pub(crate) together: bool,
     /// Frames per second.
     pub(crate) hz: u32,
     /// The network between the players and the server.
@@ -254,6 +260,7 @@ fn play(common: &Common, load: &Load, server: SocketAddr) -> Result<bool, String
         rooms,
         input_every: (load.input_hz > 0.0).then(|| Duration::from_secs_f64(1.0 / load.input_hz)),
         time: Duration::from_secs(load.seconds),
+        together: load.together,
         hz,
         weather: common.weather(),
         seed: common.seed,

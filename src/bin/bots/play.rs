@@ -28,10 +28,17 @@ pub(crate) fn play(plan: &Plan) -> Result<Report, String> {
     let mut table = Table::new(plan).map_err(|error| format!("cannot play: {error}"))?;
     let mut world = World::new(plan);
     let mut progress = Progress::new(plan.time, LINE_EVERY);
+    let mut has_begun = false;
     while table.playing > 0 {
         table
             .turn(&mut world)
             .map_err(|error| format!("cannot play: {error}"))?;
+        if plan.together && !has_begun && world.began.is_some() {
+            has_begun = true;
+            let (started, all) = (world.started, plan.players());
+            // scripts/bench waits for these words.
+            progress.say(&format!("{started} of {all} play together from now on"));
+        }
         show(&mut progress, table.now(), &world);
         if let Some(fatal) = world.fatal.take() {
             progress.end();
@@ -108,7 +115,7 @@ impl Table {
             self.turn_of(number, world);
             turns += 1;
         }
-        if turns > 0 {
+        if turns > 0 && world.measures() {
             let overslept = next.map_or(Duration::ZERO, |at| woken.since(at));
             let lateness = overslept + self.now().since(woken);
             record(&mut self.lateness, lateness, turns);
@@ -207,6 +214,7 @@ mod tests {
             rooms,
             input_every: Some(Duration::from_millis(50)),
             time: Duration::from_secs(2),
+            together: false,
             hz: 30,
             weather,
             seed: 1,
@@ -241,6 +249,32 @@ mod tests {
         };
         let report = play(&plan(weather).0).unwrap();
         assert!(report.all_well(), "{report}");
+    }
+
+    #[test]
+    fn together_they_play_as_long_and_measure_when_all_are_there() {
+        let (mut plan, _handle) = plan(Weather::default());
+        plan.together = true;
+        let report = play(&plan).unwrap();
+        assert!(report.all_well(), "{report}");
+        let json = as_json(&report);
+        // What the first ones sent before the last ones came is played, and not measured.
+        let seen = json["inputs_seen"].as_u64().unwrap();
+        let measured = json["latency_ms"]["count"].as_u64().unwrap();
+        assert!(0 < measured && measured <= seen, "{report}");
+        assert!(json["frames_min"].as_u64().unwrap() >= 55, "{report}");
+    }
+
+    #[test]
+    fn players_that_play_together_do_not_wait_for_one_that_never_comes() {
+        let (mut plan, _handle) = plan(Weather::default());
+        plan.together = true;
+        plan.rooms[3].0 = RoomId(77);
+        let report = play(&plan).unwrap();
+        assert!(!report.all_well(), "{report}");
+        let json = as_json(&report);
+        assert_eq!(json["players_started"], 9);
+        assert_eq!(json["problems"].as_object().unwrap().len(), 1, "{report}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The UDP socket of the players: bound with large buffers, read and written in batches, never
-//! blocking. How a batch crosses into the system is [`super::batch`]'s.
+//! blocking. How a batch crosses into the system is `batch`'s.
 
 use std::fmt;
 use std::io;

@@ -36,7 +36,7 @@ const OPERATIONS_MAX: usize = 256;
 /// Reads a script out of bytes and carries it out beside a match of two. The attacked player's
 /// address may be forged and its datagrams are changed; the bystander's are not, and it must
 /// not notice anything.
-pub(crate) fn datagrams(bytes: &[u8]) {
+pub fn datagrams(bytes: &[u8]) {
     let mut world = World::playing();
     let mut script = Script { bytes };
     for _ in 0..OPERATIONS_MAX {
@@ -331,7 +331,7 @@ impl World {
 /// Reads a stream of packets, cut into pieces as its first byte says, and holds what comes of
 /// it against the same stream in one piece. What is understood is the same when it is said
 /// again.
-pub(crate) fn packets(bytes: &[u8]) {
+pub fn packets(bytes: &[u8]) {
     let Some((size, stream)) = bytes.split_first() else {
         return;
     };
@@ -379,7 +379,7 @@ fn read_packets<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<(u8, Vec<u8>
 
 /// Reads a query, a JSON body and a part of the list out of the same bytes. What is accepted
 /// is legal; what is refused says what and why, without repeating much of it.
-pub(crate) fn queries(bytes: &[u8]) {
+pub fn queries(bytes: &[u8]) {
     let bounds = Bounds {
         max_players_per_room: 8,
     };
@@ -420,7 +420,7 @@ pub(crate) fn queries(bytes: &[u8]) {
 // --- Tickets ------------------------------------------------------------------------------
 
 /// Reads the bytes as a ticket, and as changes to a good one. The good one alone is let in.
-pub(crate) fn tickets(bytes: &[u8]) {
+pub fn tickets(bytes: &[u8]) {
     let secret = |text: &str| TicketSecret::new(text).expect("it is long enough");
     let old = secret("another secret that is long enough to be one");
     let secrets = TicketSecrets::new(secret("a secret of more than thirty-two bytes"), Some(old));

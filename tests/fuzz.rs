@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../fuzz/bodies.rs"]
+#[allow(unreachable_pub, reason = "for libFuzzer it is a library")]
 mod bodies;
 
 use std::path::Path;

@@ -1,8 +1,4 @@
 //! See `queries` in `bodies.rs`.
 #![no_main]
 
-#[path = "../bodies.rs"]
-#[allow(dead_code)]
-mod bodies;
-
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::queries(bytes));

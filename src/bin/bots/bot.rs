@@ -267,8 +267,10 @@ impl Bot {
         }
     }
 
+    /// Once the result is out, what has been left out of empty frames comes with the Close: at no
+    /// time that the clock knows.
     fn frame_arrived(&mut self, now: Time, id: FrameId, world: &World<'_>) {
-        if world.measures() {
+        if world.measures() && matches!(self.stage, Stage::Playing { .. }) {
             self.clock.arrived(now, id);
         }
     }

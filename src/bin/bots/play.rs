@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use lockstep_server::engine::time::Time;
+use lockstep_server::limits::TURN_EVERY;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::Plan;
@@ -57,6 +58,8 @@ struct Table {
     poll: Poll,
     events: Events,
     origin: Instant,
+    /// When the last turn was.
+    turned_at: Time,
     wakes: Wakes,
     /// How long what happened waited for this loop, once for each turn of a player.
     lateness: Histogram<u64>,
@@ -70,6 +73,7 @@ impl Table {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             origin: Instant::now(),
+            turned_at: Time::ZERO,
             wakes: Wakes::default(),
             lateness: histogram(),
         };
@@ -97,6 +101,8 @@ impl Table {
 
     /// Waits for the next thing to happen, and lets everybody act whom it concerns.
     fn turn(&mut self, world: &mut World<'_>) -> io::Result<()> {
+        // Whoever listens all the time is woken by each datagram, and the server pays for it.
+        std::thread::sleep((self.turned_at + TURN_EVERY).since(self.now()));
         let next = self.wakes.next();
         let wait = next.map_or(BAR_EVERY, |at| at.since(self.now()).min(BAR_EVERY));
         match self.poll.poll(&mut self.events, Some(wait)) {
@@ -104,6 +110,7 @@ impl Table {
             other => other?,
         }
         let woken = self.now();
+        self.turned_at = woken;
         let mut turns = 0;
         let ready: Vec<_> = self.events.iter().map(|event| event.token().0).collect();
         for number in ready {

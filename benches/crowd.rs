@@ -143,7 +143,9 @@ impl Script {
         let heard = self.datagrams_of(number);
         for index in heard.clone() {
             let (from, end) = self.datagrams[index];
-            let begin = index.checked_sub(1).map_or(0, |last| self.datagrams[last].1);
+            let begin = index
+                .checked_sub(1)
+                .map_or(0, |last| self.datagrams[last].1);
             let datagram = &mut datagram[..end - begin];
             datagram.copy_from_slice(&self.bytes[begin..end]);
             server.handle_datagram(now, from, datagram);
@@ -175,7 +177,9 @@ fn server(players: u64) -> Server {
     for room in 0..players / SEATS {
         let spec = RoomSpec {
             room: RoomId(room),
-            members: (0..SEATS).map(|seat| PlayerId(room * SEATS + seat)).collect(),
+            members: (0..SEATS)
+                .map(|seat| PlayerId(room * SEATS + seat))
+                .collect(),
             seed: 1,
             hz: None,
             broadcast_every: None,

@@ -494,7 +494,7 @@ impl Client {
 
     fn wants_flush(&self, now: Time) -> bool {
         let due = || self.link.next_flush(now).is_some_and(|at| at <= now);
-        self.link.wants_flush() || self.tell_window || due()
+        self.link.wants_flush() || self.link.owes_ack() || self.tell_window || due()
     }
 
     // --- Commands -------------------------------------------------------------------------

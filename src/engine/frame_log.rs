@@ -65,6 +65,11 @@ impl FrameLog {
         &self.bytes
     }
 
+    /// Whether the open frame holds inputs.
+    pub fn has_input(&self) -> bool {
+        !self.open.encoded.is_empty()
+    }
+
     /// Puts an input into the open frame, or, where that is full, among those that wait for
     /// the next ones. The order of a seat's inputs is kept.
     ///

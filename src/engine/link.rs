@@ -59,6 +59,8 @@ pub struct Heard {
     pub proved: bool,
     /// Some of its data was passed over: too much before the proof.
     pub over: bool,
+    /// It repeated data, or data overtook data: the peer waits for acknowledgements.
+    pub repeated: bool,
 }
 
 /// By what a peer may prove its address.
@@ -90,8 +92,12 @@ pub struct Link {
     proof: Option<Proof>,
     /// Smoothed round trip, `None` before the first acknowledgement.
     srtt: Option<Duration>,
-    /// Something is to be flushed: data, an acknowledgement, perhaps a retransmission.
+    /// Something is to be flushed that cannot wait: data, perhaps a retransmission.
     wants_flush: bool,
+    /// An acknowledgement is to be flushed.
+    owes_ack: bool,
+    /// The sequence number after the highest that the peer's data had.
+    rcv_end: u32,
     /// The sequence number that the next message will get: how many segments were queued.
     queued: u32,
     /// How many of our segments the peer had at two moments, the older at least
@@ -125,6 +131,8 @@ impl Link {
             proof: Some(Proof::default()),
             srtt: None,
             wants_flush: false,
+            owes_ack: false,
+            rcv_end: 0,
             queued: 0,
             marks: [(Time::ZERO, 0); 2],
             pushed_at: None,
@@ -198,9 +206,14 @@ impl Link {
         segments.any(|segment| distance(segment.una, self.peer_una) >= 0)
     }
 
-    /// Whether [`Link::flush`] has something to do.
+    /// Whether [`Link::flush`] has something to do that cannot wait.
     pub fn wants_flush(&self) -> bool {
         self.wants_flush
+    }
+
+    /// Whether [`Link::flush`] has something to acknowledge.
+    pub fn owes_ack(&self) -> bool {
+        self.owes_ack
     }
 
     /// When KCP must be flushed though nothing happens, `None` while nothing is
@@ -269,6 +282,9 @@ impl Link {
         let mut una = datagram.first().una;
         let mut proved = false;
         let mut asks = false;
+        let mut pushes = false;
+        let mut repeated = false;
+        let mut rcv_end = self.rcv_end;
         let mut rtt = None;
         let mut oldest_echo = Duration::ZERO;
         for segment in datagram.segments() {
@@ -286,7 +302,14 @@ impl Link {
                     let proof = self.proof.as_ref();
                     proved |= proof.is_some_and(|proof| proof.stamps.contains(&segment.ts));
                 }
-                Cmd::Push | Cmd::Wask => asks = true,
+                Cmd::Push => {
+                    pushes = true;
+                    repeated |= segment.sn != rcv_end;
+                    if distance(segment.sn, rcv_end) >= 0 {
+                        rcv_end = segment.sn.wrapping_add(1);
+                    }
+                }
+                Cmd::Wask => asks = true,
                 Cmd::Wins => {}
             }
         }
@@ -320,12 +343,15 @@ impl Link {
             kcp.set_interval(INTERVAL_IDLE_MS);
             debug_assert!(heard.is_ok(), "a checked datagram was refused: {heard:?}");
         });
+        self.rcv_end = rcv_end;
+        self.owes_ack |= pushes;
         self.wants_flush |= asks || self.kcp.wait_snd() > 0;
         Ok(Heard {
             fresh,
             progress: self.kcp.wait_snd() < outstanding,
             proved,
             over,
+            repeated,
         })
     }
 
@@ -354,6 +380,7 @@ impl Link {
             kcp.flush().expect("the sink never fails");
         });
         self.wants_flush = false;
+        self.owes_ack = false;
     }
 
     /// Sends our first segment again, if the peer has not proved its address and the last

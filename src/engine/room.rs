@@ -574,6 +574,17 @@ impl Room {
         seat.stage == Stage::Streaming && seat.cursor.frame < self.broadcast_head
     }
 
+    /// When the open frame leaves for the seat, if it is to: it holds inputs.
+    pub fn next_broadcast(&self, seat: Seat) -> Option<Time> {
+        match &self.state {
+            State::Playing { clock, .. } => {
+                let streams = self.seats[seat.index()].stage == Stage::Streaming;
+                (streams && self.log.has_input()).then(|| clock.deadline(self.log.head()))
+            }
+            State::Waiting { .. } | State::Over { .. } => None,
+        }
+    }
+
     /// Passes the next packet that the seat is owed to `send`; false if there is none.
     pub fn next_packet(&mut self, seat: Seat, send: impl FnOnce(&[u8])) -> bool {
         let owed = &mut self.seats[seat.index()].progress_owed;

@@ -355,6 +355,14 @@ impl Server {
         }
     }
 
+    /// When a session's room has the next packet for it, if that is certain.
+    pub(super) fn next_packet(&self, key: SessionKey) -> Option<Time> {
+        match self.sessions[key].place {
+            Place::Holds(room, seat) => self.rooms[room].room.next_broadcast(seat),
+            Place::None | Place::Claims(..) => None,
+        }
+    }
+
     /// Moves what a session's seat is owed into its link, as far as that has room. The rest
     /// stays behind the seat's cursor.
     pub(super) fn pump(&mut self, now: Time, key: SessionKey) {

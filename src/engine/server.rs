@@ -554,7 +554,10 @@ impl Server {
         }
         let owed = self.is_owed(key);
         let idle_timeout = self.config.idle_timeout;
-        match self.with_link(key, |session| session.flush(now, idle_timeout, owed)) {
+        let next_packet = self.next_packet(key);
+        match self.with_link(key, |session| {
+            session.flush(now, idle_timeout, owed, next_packet)
+        }) {
             Ok(probed) => {
                 self.counters.probes += u64::from(probed);
                 self.arm_session(now, key);
@@ -662,6 +665,14 @@ impl Server {
             assert!(
                 session.dirty || session.timer.is_some(),
                 "a session sleeps for good"
+            );
+            let frame_comes = |at| {
+                matches!(session.place, Place::Holds(room, seat)
+                if self.rooms[room].room.next_broadcast(seat) == Some(at))
+            };
+            assert!(
+                session.dirty || session.rides_at.is_none_or(frame_comes),
+                "an acknowledgement waits for nothing"
             );
         }
         let guests = self.sessions.iter().filter(|(key, session)| {

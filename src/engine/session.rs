@@ -26,8 +26,9 @@ use super::transmit::Sink;
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
-    BACKLOG_MAX, OFFLINE_AFTER, PAST_LIFE, PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW,
-    QUIET_AFTER, REPEAT_FIRST_EVERY, SEATLESS_LIFE, UNPROVED_LIFE, UNPROVED_SILENCE_MAX,
+    ACK_PROMPT_FOR, ACK_RIDE_MAX, BACKLOG_MAX, OFFLINE_AFTER, PAST_LIFE, PROBE_EVERY_FAST,
+    PROBE_EVERY_IDLE, PROBE_EVERY_SLOW, QUIET_AFTER, REPEAT_FIRST_EVERY, SEATLESS_LIFE,
+    UNPROVED_LIFE, UNPROVED_SILENCE_MAX,
 };
 
 /// The slab key of a session.
@@ -122,6 +123,11 @@ pub(super) struct Session {
     pub(super) opening: u64,
     /// Something was heard since the last flush.
     heard: bool,
+    /// Until when the peer is acknowledged at once: it has repeated itself.
+    prompt_until: Time,
+    /// What is to be acknowledged waits for the frame that leaves then. It takes no timer: the
+    /// room's own has the session flushed.
+    pub(super) rides_at: Option<Time>,
     /// Since when its silence counts: its match has started, or it has.
     watched_since: Time,
     /// Segments that may wait before the peer is taken to ask without acknowledging.
@@ -168,6 +174,8 @@ impl Session {
             lost_candidate_sent: 0,
             opening: 0,
             heard: false,
+            prompt_until: now,
+            rides_at: None,
             watched_since: now,
             backlog_max: BACKLOG_MAX,
             dirty: false,
@@ -326,6 +334,9 @@ impl Session {
         if heard.progress {
             self.progress_at = now;
         }
+        if heard.repeated {
+            self.prompt_until = now + ACK_PROMPT_FOR;
+        }
         Ok(News {
             proved: heard.proved,
             back,
@@ -387,15 +398,23 @@ impl Session {
         falls
     }
 
-    /// Lets leave what is due. `owed` says that the room has more for it. Returns whether
-    /// a probe was sent.
-    pub(super) fn flush(&mut self, now: Time, idle_timeout: Duration, owed: bool) -> bool {
+    /// Lets leave what is due. `owed` says that the room has more for it, `next_packet` when
+    /// the next packet leaves for certain. Returns whether a probe was sent.
+    pub(super) fn flush(
+        &mut self,
+        now: Time,
+        idle_timeout: Duration,
+        owed: bool,
+        next_packet: Option<Time>,
+    ) -> bool {
         let valve = self.valve(now);
         self.link.set_valve(valve);
         if valve != Valve::Shut {
             let due = self.next_flush(now).is_some_and(|at| at <= now);
-            if due || self.link.wants_flush() {
+            let acks = self.link.owes_ack() && !self.lets_acks_ride(now, next_packet);
+            if due || acks || self.link.wants_flush() {
                 self.link.flush(now);
+                self.rides_at = None;
             }
         }
         if std::mem::take(&mut self.heard) {
@@ -407,6 +426,17 @@ impl Session {
             self.link.probe(now);
         }
         probe
+    }
+
+    /// Whether what is to be acknowledged may wait for the next packet. Not if the peer repeats
+    /// itself: it would do so once more for each acknowledgement that waits.
+    fn lets_acks_ride(&mut self, now: Time, next_packet: Option<Time>) -> bool {
+        if self.prompt_until > now || self.valve(now) != Valve::Open {
+            return false;
+        }
+        let soon = next_packet.filter(|at| *at <= now + ACK_RIDE_MAX);
+        self.rides_at = self.rides_at.or(soon);
+        self.rides_at.is_some_and(|at| at > now)
     }
 
     /// Nobody probes a stranger. A paused session does probe: a client that was started again

@@ -27,6 +27,8 @@ pub enum Event {
         room: RoomId,
         /// The match.
         match_id: MatchId,
+        /// So long from now its clock begins: less than the time of a frame.
+        wait: Duration,
     },
     /// A match has ended.
     MatchOver {
@@ -45,6 +47,8 @@ pub enum Event {
         room: RoomId,
         /// How late it was.
         lateness: Duration,
+        /// So long from now the epoch begins: less than the time of a frame.
+        wait: Duration,
     },
     /// A panic in a room, a bug of ours: its match is over.
     RoomFailed {

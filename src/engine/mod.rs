@@ -24,6 +24,7 @@ pub mod wheel;
 pub mod wire;
 
 mod admission;
+mod beats;
 mod broadcast;
 mod budget;
 mod contain;

@@ -300,6 +300,20 @@ impl Room {
         self.seats.iter().any(|seat| seat.online)
     }
 
+    /// Lets the clock of a match that has just started, or has just taken a new epoch, begin
+    /// so much later.
+    pub fn postpone(&mut self, wait: Duration) {
+        if let State::Playing { clock, .. } = &mut self.state {
+            debug_assert_eq!(clock.first, self.log.head(), "the clock has ticked");
+            clock.epoch = clock.epoch + wait;
+        }
+    }
+
+    /// Frames per second.
+    pub fn hz(&self) -> u32 {
+        self.rules.hz
+    }
+
     // --- Messages -------------------------------------------------------------------------
 
     /// Carries out what the client at a seat has said. Connect, heartbeats and echoes are

@@ -1,6 +1,8 @@
 //! The way of a message from a session to its room, and of what the room wants done back to
 //! sessions. The part of [`Server`] that knows both sides; it has no public face.
 
+use std::time::Duration;
+
 use super::auth::{Auth, Refusal};
 use super::contain::contain;
 use super::drops::{Disconnect, Drop};
@@ -317,13 +319,16 @@ impl Server {
             }
             Effect::Inputs(count) => self.counters.inputs += *count as u64,
             Effect::EpochRenewed(lateness) => {
+                let wait = self.put_on_beat(now, key);
                 self.counters.epochs_renewed += 1;
                 self.tell(Event::EpochRenewed {
                     room: id,
                     lateness: *lateness,
+                    wait,
                 });
             }
             Effect::Started => {
+                let wait = self.put_on_beat(now, key);
                 self.counters.matches_started += 1;
                 for index in 0..self.rooms[key].sessions.len() {
                     if let Some(session) = self.rooms[key].sessions[index] {
@@ -331,12 +336,17 @@ impl Server {
                         self.mark_dirty(session);
                     }
                 }
-                self.tell(Event::MatchStarted { room: id, match_id });
+                self.tell(Event::MatchStarted {
+                    room: id,
+                    match_id,
+                    wait,
+                });
             }
             Effect::Over(reason) => {
+                let frames = room.log().head();
+                self.take_off_beat(key);
                 self.counters.matches_over += 1;
                 self.rooms_over += 1;
-                let frames = room.log().head();
                 self.tell(Event::MatchOver {
                     room: id,
                     match_id,
@@ -344,6 +354,26 @@ impl Server {
                     frames,
                 });
             }
+        }
+    }
+
+    /// Gives a match that starts, or whose clock does, its place among those that are played.
+    /// Returns how long its clock waits for it.
+    fn put_on_beat(&mut self, now: Time, key: RoomKey) -> Duration {
+        self.take_off_beat(key);
+        let slot = &mut self.rooms[key];
+        if !slot.room.is_playing() {
+            return Duration::ZERO;
+        }
+        let (beat, wait) = self.beats.take(now, slot.room.hz(), slot.sessions.len());
+        slot.room.postpone(wait);
+        slot.beat = Some(beat);
+        wait
+    }
+
+    fn take_off_beat(&mut self, key: RoomKey) {
+        if let Some(beat) = self.rooms[key].beat.take() {
+            self.beats.give_back(beat);
         }
     }
 
@@ -427,7 +457,6 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use super::*;
     use crate::client::{Client, ClientConfig, ClientEvent};

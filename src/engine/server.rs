@@ -21,6 +21,7 @@ use std::ops::RangeInclusive;
 
 use slab::Slab;
 
+use super::beats::{Beat, Beats};
 use super::config::{Config, Secrets};
 use super::counters::Counters;
 use super::drops::{Disconnect, Drop};
@@ -58,6 +59,8 @@ pub(super) struct RoomSlot {
     pub(super) sessions: Vec<Option<SessionKey>>,
     /// Its timer in the wheel: deadline and generation.
     timer: Option<(Time, u64)>,
+    /// On which it ticks, while its match is played.
+    pub(super) beat: Option<Beat>,
 }
 
 /// A lockstep server without I/O.
@@ -74,6 +77,8 @@ pub struct Server {
     pub(super) guests: Guests,
     pub(super) rooms: Slab<RoomSlot>,
     pub(super) by_room: HashMap<RoomId, RoomKey, KeyedHash>,
+    /// Where the rooms tick that play.
+    pub(super) beats: Beats,
     /// How many of the rooms are over.
     pub(super) rooms_over: usize,
     /// Matches that are gone, the newest last, with the moment they went.
@@ -120,6 +125,7 @@ impl Server {
             guests: Guests::new(hash),
             rooms: Slab::new(),
             by_room: HashMap::with_hasher(hash),
+            beats: Beats::default(),
             rooms_over: 0,
             finished: VecDeque::new(),
             wheel: Wheel::new(),
@@ -284,6 +290,7 @@ impl Server {
             room: Room::new(self.now(now), rules),
             sessions: vec![None; players],
             timer: None,
+            beat: None,
         };
         let key = self.rooms.insert(slot);
         self.by_room.insert(room, key);
@@ -685,6 +692,9 @@ impl Server {
         assert_eq!(guests.count(), self.guests.len());
         let over = self.rooms.iter().filter(|(_, slot)| slot.room.is_over());
         assert_eq!(over.count(), self.rooms_over);
+        let playing = self.rooms.iter().filter(|(_, slot)| slot.beat.is_some());
+        let seats: usize = playing.map(|(_, slot)| slot.sessions.len()).sum();
+        assert_eq!(seats, self.beats.seat_count());
         let candidates = self
             .sessions
             .iter()
@@ -692,6 +702,7 @@ impl Server {
         assert_eq!(self.by_addr.len() + candidates.count(), self.sessions.len());
         for (key, slot) in &self.rooms {
             slot.room.check_invariants();
+            assert_eq!(slot.beat.is_some(), slot.room.is_playing());
             let timer = slot.timer.expect("a room always has a deadline");
             assert!(
                 timer.0 <= slot.room.next_deadline(),

@@ -305,7 +305,7 @@ impl EventLoop {
                 } => {
                     log::info!("room {room}: created for {players} players, match {match_id}");
                 }
-                Event::MatchStarted { room, match_id } => {
+                Event::MatchStarted { room, match_id, .. } => {
                     log::info!("room {room}: match {match_id} started");
                 }
                 Event::MatchOver {
@@ -317,7 +317,7 @@ impl EventLoop {
                     "room {room}: match {match_id} over after {frames} frames: {}",
                     reason.name()
                 ),
-                Event::EpochRenewed { room, lateness } => log::warn!(
+                Event::EpochRenewed { room, lateness, .. } => log::warn!(
                     "room {room}: {} ms late, its clock begins anew",
                     lateness.as_millis()
                 ),

@@ -54,6 +54,12 @@ pub enum Violation {
         now: Time,
         lateness: Duration,
     },
+    #[error("match {of}: at {now} its clock is to wait for {wait:?}, longer than a frame")]
+    Wait {
+        of: Match,
+        now: Time,
+        wait: Duration,
+    },
     #[error("match {of}: it went on after its end: {head} frames")]
     FramesAfterEnd { of: Match, head: FrameId },
     #[error("match {of}: what was sealed has changed")]
@@ -405,14 +411,36 @@ impl Oracle {
         self.stopping = true;
     }
 
-    /// A match has started.
-    pub fn started(&mut self, of: Match, now: Time, unix_seconds: i64) {
+    /// A match has started, and its clock begins after a wait.
+    ///
+    /// # Errors
+    /// If that is longer than a frame.
+    pub fn started(
+        &mut self,
+        of: Match,
+        now: Time,
+        wait: Duration,
+        unix_seconds: i64,
+    ) -> Result<(), Violation> {
+        self.set_clock(of, now, wait, 0)?;
+        self.matches[of].started_unix = Some(unix_seconds);
+        Ok(())
+    }
+
+    fn set_clock(
+        &mut self,
+        of: Match,
+        now: Time,
+        wait: Duration,
+        first: FrameId,
+    ) -> Result<(), Violation> {
         let known = &mut self.matches[of];
-        known.clock = Some(Clock {
-            epoch: now,
-            first: 0,
-        });
-        known.started_unix = Some(unix_seconds);
+        if wait * known.hz > Duration::from_secs(1) + Duration::from_micros(known.hz.into()) {
+            return Err(Violation::Wait { of, now, wait });
+        }
+        let epoch = now + wait;
+        known.clock = Some(Clock { epoch, first });
+        Ok(())
     }
 
     /// A room says that it was so late that it took a new epoch.
@@ -424,18 +452,15 @@ impl Oracle {
         of: Match,
         now: Time,
         lateness: Duration,
+        wait: Duration,
     ) -> Result<(), Violation> {
-        let known = &mut self.matches[of];
+        let known = &self.matches[of];
         let head = known.head();
         let late = known.deadline(head).map(|at| now.since(at));
         if late != Some(lateness) || lateness <= LATE_MAX {
             return Err(Violation::Epoch { of, now, lateness });
         }
-        known.clock = Some(Clock {
-            epoch: now,
-            first: head,
-        });
-        Ok(())
+        self.set_clock(of, now, wait, head)
     }
 
     /// A room's log, at the end of a turn of the loop that was on time or not, or in the turn

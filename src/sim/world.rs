@@ -764,15 +764,19 @@ impl World {
         while let Some(event) = self.server.poll_event() {
             self.note(format!("server: {event:?}"));
             match event {
-                Event::MatchStarted { match_id, .. } => {
+                Event::MatchStarted { match_id, wait, .. } => {
                     let us = self.unix_us + now.as_micros();
                     let seconds = i64::try_from(us / 1_000_000).expect("seconds are few");
                     let of = self.oracle.find(match_id).expect("it was created");
-                    self.oracle.started(of, now, seconds);
+                    self.oracle.started(of, now, wait, seconds)?;
                 }
-                Event::EpochRenewed { room, lateness } => {
+                Event::EpochRenewed {
+                    room,
+                    lateness,
+                    wait,
+                } => {
                     let of = self.oracle.newest(room).expect("it was created");
-                    self.oracle.epoch_renewed(of, now, lateness)?;
+                    self.oracle.epoch_renewed(of, now, lateness, wait)?;
                 }
                 Event::MatchOver {
                     room,

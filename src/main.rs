@@ -51,11 +51,15 @@ fn run(settings: Settings) -> Result<(), String> {
     let udp_addr = udp
         .local_addr()
         .map_err(|error| format!("--udp: {error}"))?;
+    let buffer_warning = udp.buffer_warning();
     let (event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
         .map_err(|error| format!("event loop: {error}"))?;
     let admin = start_admin(&settings, &control).map_err(|error| error.to_string())?;
 
     log::info!("KCP on udp {udp_addr}");
+    if let Some(warning) = buffer_warning {
+        log::warn!("{warning}");
+    }
     tell_access(&settings);
     log::info!("HTTP on http://{}", admin.local_addr());
     if let Some(descriptors) = descriptors {

@@ -160,19 +160,30 @@ pub(crate) struct Bots(Option<Child>);
 
 impl Bots {
     /// Waits for their end, and returns their report. All must be well.
-    pub(crate) fn report(mut self) -> Value {
+    pub(crate) fn report(self) -> Value {
+        let (succeeded, stdout, stderr) = self.end();
+        assert!(succeeded, "{stderr}\n{stdout}");
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(report["all_well"], true, "{stdout}");
+        report
+    }
+
+    /// Waits for their end, and returns why they could not play.
+    pub(crate) fn failure(self) -> String {
+        let (succeeded, stdout, stderr) = self.end();
+        assert!(!succeeded && stdout.is_empty(), "{stderr}\n{stdout}");
+        stderr
+    }
+
+    fn end(mut self) -> (bool, String, String) {
         let child = self.0.take().expect("they are asked once");
         let Output {
             status,
             stdout,
             stderr,
         } = child.wait_with_output().unwrap();
-        let stdout = String::from_utf8_lossy(&stdout);
-        let stderr = String::from_utf8_lossy(&stderr);
-        assert!(status.success(), "{stderr}\n{stdout}");
-        let report: Value = serde_json::from_str(&stdout).unwrap();
-        assert_eq!(report["all_well"], true, "{stdout}");
-        report
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (status.success(), text(stdout), text(stderr))
     }
 }
 

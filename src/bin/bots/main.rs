@@ -6,7 +6,7 @@
 //! [`line`](mod@line) its way to the server through the [`weather`] that loses and delays,
 //! [`watch`] what is checked and measured, [`problems`] what went wrong, [`progress`] and
 //! [`report`] what is shown. [`soak`](mod@soak) is another run, in which rooms and players
-//! come and go.
+//! come and go, and [`returning`] one in which a single player comes back to a long match.
 
 mod bot;
 mod http;
@@ -15,6 +15,7 @@ mod play;
 mod problems;
 mod progress;
 mod report;
+mod returning;
 mod soak;
 mod wakes;
 mod watch;
@@ -29,7 +30,8 @@ use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::io::system;
 use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE};
 
-use http::Web;
+use http::{Created, Web};
+use returning::ReturnPlan;
 use soak::SoakPlan;
 use weather::Weather;
 
@@ -65,6 +67,15 @@ enum Mode {
         common: Common,
         #[command(flatten)]
         soak: SoakArgs,
+    },
+    /// Plays one long match, lets one of its players crash and come back again and again, and
+    /// says how long it takes until it has all frames.
+    #[command(after_help = RETURN_AFTER_HELP)]
+    Return {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        returns: ReturnArgs,
     },
 }
 
@@ -157,6 +168,24 @@ struct SoakArgs {
     server_pid: Option<u32>,
 }
 
+/// One player that comes back.
+#[derive(Debug, clap::Args)]
+struct ReturnArgs {
+    /// Frames that there are when the player comes back first.
+    #[arg(long, value_name = "FRAMES", default_value_t = 5500,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    frames: u32,
+    /// Players of the room.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=16))]
+    players: u32,
+    /// How often it comes back.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    times: u32,
+    /// Frames per second of the room: the more, the sooner there are so many.
+    #[arg(long, default_value_t = 240, value_parser = hz)]
+    hz: u32,
+}
+
 const AFTER_HELP: &str = "\
 Exit code: 0 if every player saw the same frames and every input once, 1 if anyone saw \
 anything else, 2 if an option is wrong.
@@ -182,6 +211,21 @@ last third is at most a tenth and 1 MB over that in the first; what comes before
 --life-max does not count, and a run of under six times that is not judged.
 
 Example: lockstep-bots soak --bots 1000 --seconds 600 --loss 2 --delay 20 --jitter 10";
+
+const RETURN_AFTER_HELP: &str = "\
+Exit code: 0 if the player was live each time and every frame was that of the others, 1 if not, \
+2 if an option is wrong.
+
+Until the frames are there all play without loss and delay, each with an input in every second \
+frame. Then the first player crashes and comes back as a new client with no memory, on a socket \
+of its own, through the network that the options describe; the others play on without weather. It \
+is live once it has every frame from 0 to the newest that the others had --delay and --jitter \
+ago: so long each frame takes to come. The time counts from its first datagram, and is given up \
+after 30 s. bytes are those of the datagrams that came in until then.
+
+The server needs a --max-frames of some thousand more than --frames: the match goes on.
+
+Example: lockstep-bots return --frames 5500 --players 4 --times 10 --loss 5 --delay 50";
 
 /// What is played, after the command line and the server have had their say.
 #[derive(Clone, Debug)]
@@ -225,9 +269,9 @@ impl Plan {
 
 fn main() -> ExitCode {
     let Args { mode, common, load } = Args::parse();
-    let (common, mode) = match mode {
-        Some(Mode::Soak { common, soak }) => (common, Some(soak)),
-        None => (common, None),
+    let common = match &mode {
+        Some(Mode::Soak { common, .. } | Mode::Return { common, .. }) => common,
+        None => &common,
     };
     let server = match resolve(&common.server) {
         Ok(server) => server,
@@ -238,9 +282,10 @@ fn main() -> ExitCode {
     };
     // Each player needs a socket. If it fails, opening the sockets will say so.
     system::raise_descriptor_limit();
-    let ran = match mode {
-        Some(mode) => soak(&common, &mode, server),
-        None => play(&common, &load, server),
+    let ran = match &mode {
+        Some(Mode::Soak { soak: args, .. }) => soak(common, args, server),
+        Some(Mode::Return { returns, .. }) => come_back(common, returns, server),
+        None => play(common, &load, server),
     };
     match ran {
         Ok(true) => ExitCode::SUCCESS,
@@ -302,6 +347,42 @@ fn soak(common: &Common, soak: &SoakArgs, server: SocketAddr) -> Result<bool, St
     Ok(report.all_well())
 }
 
+/// Lets a player come back, prints the report, and says whether all was well.
+fn come_back(common: &Common, returns: &ReturnArgs, server: SocketAddr) -> Result<bool, String> {
+    let room = RoomId(common.first_room);
+    let players = members_of(room.0, returns.players);
+    let (room, created) = create_room(common, room, players, Some(returns.hz))?;
+    let hz = created.hz.unwrap_or(returns.hz);
+    let plan = ReturnPlan {
+        server,
+        room,
+        hz,
+        frames: returns.frames,
+        times: returns.times,
+        weather: common.weather(),
+        seed: common.seed,
+    };
+    let (max, needed) = (created.max_frames, plan.frames_max());
+    let played = match max.filter(|max| *max < needed) {
+        None => returning::play(&plan),
+        Some(max) => Err(format!(
+            "a match on this server is over after {max} frames (--max-frames of the server), and \
+             --frames {} with {} returns takes up to {needed}",
+            plan.frames, plan.times
+        )),
+    };
+    // Else it would run on for nobody, and the next run would find its number taken.
+    let closed = common.web().close_room(plan.room.0);
+    let report = played?;
+    closed?;
+    if common.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.all_well())
+}
+
 impl Common {
     fn web(&self) -> Web {
         Web {
@@ -322,22 +403,23 @@ impl Common {
 /// The rooms and who plays in them: nobody plays in two.
 fn members(first_room: u64, load: &Load) -> Vec<(RoomId, Vec<PlayerId>)> {
     let rooms = first_room..first_room + u64::from(load.rooms);
-    let players_of = |room: u64| {
-        let ids = 1..=u64::from(load.players);
-        ids.map(|player| PlayerId(room * 1000 + player)).collect()
-    };
-    rooms.map(|room| (RoomId(room), players_of(room))).collect()
+    rooms
+        .map(|room| (RoomId(room), members_of(room, load.players)))
+        .collect()
+}
+
+/// The players of a room.
+fn members_of(room: u64, players: u32) -> Vec<PlayerId> {
+    let numbers = 1..=u64::from(players);
+    numbers.map(|n| PlayerId(room * 1000 + n)).collect()
 }
 
 /// Creates the rooms over HTTP, and returns them and their frames per second.
 fn create_rooms(common: &Common, load: &Load) -> Result<(Vec<PlannedRoom>, u32), String> {
-    let web = common.web();
     let mut hz = load.hz.unwrap_or(HZ_DEFAULT);
     let mut rooms = Vec::new();
     for (room, players) in members(common.first_room, load) {
-        let created = web
-            .create_room(room, &players, load.hz)
-            .map_err(|error| format!("room {room} was not created: {error}"))?;
+        let (room, created) = create_room(common, room, players, load.hz)?;
         hz = created.hz.unwrap_or(hz);
         let seconds = created.max_frames.map(|frames| u64::from(frames / hz));
         if let Some(seconds) = seconds.filter(|s| *s < load.seconds + ROOM_SECONDS_BESIDES) {
@@ -347,11 +429,25 @@ fn create_rooms(common: &Common, load: &Load) -> Result<(Vec<PlannedRoom>, u32),
                 load.seconds
             ));
         }
-        let members = players.into_iter().zip(created.tokens);
-        let members = members.map(|(player, token)| Member { player, token });
-        rooms.push((room, members.collect()));
+        rooms.push(room);
     }
     Ok((rooms, hz))
+}
+
+/// Creates a room over HTTP, and returns it and what the server said of it.
+fn create_room(
+    common: &Common,
+    room: RoomId,
+    players: Vec<PlayerId>,
+    hz: Option<u32>,
+) -> Result<(PlannedRoom, Created), String> {
+    let created = common
+        .web()
+        .create_room(room, &players, hz)
+        .map_err(|error| format!("room {room} was not created: {error}"))?;
+    let members = players.into_iter().zip(created.tokens.iter().cloned());
+    let members = members.map(|(player, token)| Member { player, token });
+    Ok(((room, members.collect()), created))
 }
 
 /// The address of a server, of version 4 if there is a choice: that is what the server listens
@@ -448,6 +544,10 @@ mod tests {
             ["--admin-token", "a\r\nb"],
         ] {
             let line = ["lockstep-bots"].into_iter().chain(wrong);
+            assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
+        }
+        for wrong in [["--players", "1"], ["--times", "0"], ["--frames", "0"]] {
+            let line = ["lockstep-bots", "return"].into_iter().chain(wrong);
             assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
         }
     }

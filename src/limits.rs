@@ -246,14 +246,20 @@ pub const SESSIONS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
 /// Datagrams read in one turn of the loop before outputs are drained.
 pub const DATAGRAMS_PER_TURN_MAX: usize = 512;
 
-/// Time between two beats, the moments at which rooms tick. 10,000 players in rooms of 30 frames a
-/// second are 625 datagrams a beat then, of 1 to 3 us each.
-pub const BEAT: Duration = Duration::from_millis(2);
+/// Beats of the server in a second: the moments at which rooms tick and sessions are looked after,
+/// so that the loop wakes for all of them together. It divides by the rates that games use (10,
+/// 15, 20, 24, 30, 40, 48, 60, 120 and 240 frames), whose rooms then keep to it. 10,000 players in
+/// rooms of 30 frames a second are 625 datagrams a beat, of 1 to 3 us each.
+pub const BEATS_PER_SECOND: u32 = 480;
 
-/// Time from one turn of the loop to the next unless something is due or left over: what comes
-/// meanwhile is read, answered and sent together. It delays an input by half of it on average
-/// and an acknowledgement at the most by it, of which the Unity client waits for 10.
-pub const TURN_EVERY: Duration = Duration::from_millis(1);
+/// Time from one turn of the loop to the next unless something is due or left over, a beat: what
+/// comes meanwhile is read, answered and sent together. It delays an acknowledgement at the most
+/// by it, of which the Unity client waits for 10 ms, and an input that comes just before its frame
+/// ends not at all.
+pub const TURN_EVERY: Duration = Duration::from_nanos(1_000_000_000 / BEATS_PER_SECOND as u64);
+
+/// The same if something is due: it may be late by so much where rooms do not keep to the beat.
+pub const TURN_EVERY_MIN: Duration = Duration::from_millis(1);
 
 /// Commands of side threads carried out in one turn of the loop.
 pub const COMMANDS_PER_TURN_MAX: usize = 64;

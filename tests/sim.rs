@@ -175,7 +175,7 @@ impl Watched {
             };
             oracle.heard(conn, &event).unwrap();
         }
-        oracle.started(of, Time::ZERO, 100);
+        oracle.started(of, Time::ZERO, Duration::ZERO, 100).unwrap();
         Watched {
             oracle,
             of,

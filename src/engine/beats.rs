@@ -1,13 +1,14 @@
-//! Beats: the moments of a frame's time at which rooms tick.
+//! Beats: the moments at which things happen, [`BEATS_PER_SECOND`] in a second.
 //!
 //! Matches that start together would seal their frames together, and the last of a thousand
-//! datagrams would leave milliseconds after the first. So the time of a frame is divided into
-//! beats of about [`BEAT`], a room that starts is put on the one with the fewest seats, and its
-//! first frame waits for it: at most for the time of one frame more, once. Rooms on one beat
-//! tick within the same few microseconds, in one turn of the loop.
+//! datagrams would leave milliseconds after the first. So a room that starts is put on one of the
+//! beats in the time of its frames, on which the fewest seats tick, and its first frame waits for
+//! it: at most for the time of one frame more, once. Rooms on one beat tick within the same few
+//! microseconds, in one turn of the loop, and so do the timers of sessions ([`on_beat`]): the loop
+//! wakes once for all of them.
 //!
 //! ```text
-//!   time of a frame    |  0  |  1  |  2  |  3  | ... | 15  |  0  |  1  |
+//!   a frame at 30 Hz   |  0  |  1  |  2  |  3  | ... | 15  |  0  |  1  |
 //!   seats               400   396   400   400         400
 //!                              ^ the next room of 4 goes here
 //! ```
@@ -16,11 +17,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::time::Time;
-use crate::limits::BEAT;
+use crate::limits::BEATS_PER_SECOND;
 
-/// Parts of a frame's time in which places in it are counted: microseconds of a second that
-/// would hold a single frame.
-const FRAME_PARTS: u64 = 1_000_000;
+/// Microseconds of a second, and parts of a frame's time in which places in it are counted.
+const SECOND: u64 = 1_000_000;
+
+/// The first beat that is not before a moment.
+pub(super) fn on_beat(at: Time) -> Time {
+    let beats = u64::from(BEATS_PER_SECOND);
+    let us = at.as_micros() % SECOND;
+    // Those between two microseconds count as at the later one.
+    let us_of = |beat: u64| (beat * SECOND).div_ceil(beats);
+    let last = us * beats / SECOND;
+    let next = if us_of(last) >= us { last } else { last + 1 };
+    Time::from_micros(at.as_micros() - us + us_of(next))
+}
 
 /// A room's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,17 +79,15 @@ impl Beats {
 
 /// How many beats there are in the time of a frame.
 fn count(hz: u32) -> usize {
-    let frame = Duration::from_secs(1) / hz;
-    let beats = (frame.as_micros() / BEAT.as_micros()).max(1);
-    usize::try_from(beats).expect("a frame is short")
+    usize::try_from(BEATS_PER_SECOND / hz).map_or(1, |count| count.max(1))
 }
 
 /// Microseconds from `now` until this one of `count` beats.
 fn wait_us(now: Time, hz: u32, index: usize, count: usize) -> u64 {
     let hz = u64::from(hz);
-    let at = index as u64 * FRAME_PARTS / count as u64;
-    let is = now.as_micros() % FRAME_PARTS * hz % FRAME_PARTS;
-    ((at + FRAME_PARTS - is) % FRAME_PARTS).div_ceil(hz)
+    let at = index as u64 * SECOND / count as u64;
+    let is = now.as_micros() % SECOND * hz % SECOND;
+    ((at + SECOND - is) % SECOND).div_ceil(hz)
 }
 
 #[cfg(test)]
@@ -107,7 +116,8 @@ mod tests {
                 let now = Time::ZERO + Duration::from_micros(us);
                 let (_, wait) = Beats::default().take(now, hz, 2);
                 let frame = Duration::from_secs(1) / hz;
-                assert!(wait <= frame.min(2 * BEAT), "{hz} Hz at {now:?}: {wait:?}");
+                let beat = frame / u32::try_from(count(hz)).unwrap() + Duration::from_micros(1);
+                assert!(wait <= beat, "{hz} Hz at {now:?}: {wait:?}");
             }
         }
     }
@@ -119,12 +129,43 @@ mod tests {
             for us in (0..3_000_000).step_by(10_007) {
                 let now = Time::ZERO + Duration::from_micros(us);
                 let wait = Duration::from_micros(wait_us(now, hz, 0, count(hz)));
-                let ticks_at = (now + wait).as_micros() % FRAME_PARTS * u64::from(hz);
-                ticks.push(ticks_at % FRAME_PARTS / u64::from(hz));
+                let ticks_at = (now + wait).as_micros() % SECOND * u64::from(hz);
+                ticks.push(ticks_at % SECOND / u64::from(hz));
             }
             // To the microsecond.
             assert!(ticks.iter().all(|us| *us <= 1), "{hz} Hz: {ticks:?}");
         }
+    }
+
+    #[test]
+    fn rooms_of_common_rates_tick_on_the_beats_of_the_sessions() {
+        for hz in [10, 15, 20, 24, 30, 40, 48, 60, 120, 240] {
+            for us in (0..3_000_000).step_by(10_007) {
+                let now = Time::ZERO + Duration::from_micros(us);
+                let (_, wait) = Beats::default().take(now, hz, 2);
+                for frame in 1..100 {
+                    let tick = now + wait + Duration::from_micros(frame * SECOND / u64::from(hz));
+                    let off = on_beat(tick).since(tick);
+                    let beat = Duration::from_secs(1) / BEATS_PER_SECOND;
+                    let slack = Duration::from_micros(1);
+                    assert!(off <= slack || off + slack >= beat, "{hz} Hz: {off:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_beat_is_its_own_and_the_first_after_what_comes_before_it() {
+        let mut last = Time::ZERO;
+        for us in 0..20_000 {
+            let beat = on_beat(Time::from_micros(us));
+            assert!(beat.as_micros() >= us && beat >= last);
+            assert_eq!(on_beat(beat), beat);
+            last = beat;
+        }
+        assert_eq!(last, Time::from_micros(20_834));
+        let late = Time::from_micros(u64::MAX / 2);
+        assert!(on_beat(late).since(late) < Duration::from_micros(2_085));
     }
 
     #[test]

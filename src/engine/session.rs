@@ -16,6 +16,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::beats::on_beat;
 use super::budget::Budget;
 use super::drops::{Disconnect, Drop};
 use super::guests::GuestId;
@@ -269,7 +270,7 @@ impl Session {
     }
 
     /// When [`Session::fate`], [`Session::falls_offline`] or [`Session::flush`] must be
-    /// looked at again though nothing happens; later than `now`.
+    /// looked at again though nothing happens: a beat, later than `now`.
     pub(super) fn next_deadline(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
         let mut at = self.heard_at + self.silence_max(idle_timeout);
         let mut sooner = |deadline: Time| at = at.min(deadline);
@@ -289,7 +290,7 @@ impl Session {
         if let Some(due) = self.next_flush(now) {
             sooner(due);
         }
-        at.max(now + Duration::from_micros(1))
+        on_beat(at.max(now + Duration::from_micros(1)))
     }
 
     /// When KCP must be flushed though nothing happens. Who has proved nothing gets its answer

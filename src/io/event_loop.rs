@@ -22,7 +22,8 @@ use crate::io::signals::Signals;
 use crate::io::system;
 use crate::io::udp::Udp;
 use crate::limits::{
-    COMMANDS_PER_TURN_MAX, CROWD, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, TURN_EVERY, WALL_EVERY,
+    COMMANDS_PER_TURN_MAX, CROWD, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, TURN_EVERY,
+    TURN_EVERY_MIN, WALL_EVERY,
 };
 
 const UDP: Token = Token(0);
@@ -65,6 +66,11 @@ impl Clock {
     fn now(&self) -> Time {
         Time::since_origin(self.origin.elapsed())
     }
+}
+
+/// Whole milliseconds, as polling takes them: what is left would be rounded up.
+fn floor_ms(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What the wall shows, in Unix microseconds.
@@ -161,19 +167,25 @@ impl EventLoop {
             .into_iter()
             .chain(self.stop_at)
             .min();
-        let timeout = if self.udp_ready || self.mail_ready {
+        let left_over = self.udp_ready || self.mail_ready;
+        let timeout = if left_over {
             Some(Duration::ZERO)
         } else {
             // What was due already is left over from the turn, which is bounded.
             if due.is_none_or(|due| due > self.turned_at) {
-                self.rest();
+                self.rest(due);
             }
-            let due = due.map(|due| due.since(self.clock.now()));
+            let due = due.map(|due| floor_ms(due.since(self.clock.now())));
             due.into_iter().chain(self.signals.patience()).min()
         };
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
             _ => {}
+        }
+        if events.is_empty() && !left_over {
+            // What is due comes in less than the millisecond that polling knows.
+            let left = due.map_or(Duration::ZERO, |due| due.since(self.clock.now()));
+            std::thread::sleep(left.min(Duration::from_millis(1)));
         }
         for event in events.iter() {
             match event.token() {
@@ -185,9 +197,13 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Lets gather what comes, or comes due, soon after a turn.
-    fn rest(&self) {
-        let rest = (self.turned_at + TURN_EVERY).since(self.clock.now());
+    /// Lets gather what comes soon after a turn, and sleeps on to what is due soon after that:
+    /// polling takes whole milliseconds.
+    fn rest(&self, due: Option<Time>) {
+        let rested = self.turned_at + TURN_EVERY_MIN;
+        let latest = self.turned_at + TURN_EVERY;
+        let until = due.map_or(latest, |due| due.max(rested).min(latest));
+        let rest = until.since(self.clock.now());
         if !rest.is_zero() {
             std::thread::sleep(rest);
         }

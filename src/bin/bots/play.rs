@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use lockstep_server::engine::time::Time;
-use lockstep_server::limits::TURN_EVERY;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::Plan;
@@ -20,6 +19,9 @@ use crate::watch::{histogram, record};
 const BEGIN_EVERY: Duration = Duration::from_micros(500);
 /// Time between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Time between two turns. Who listens all the time is woken by each datagram, and it is the
+/// server who pays for that.
+const TURN_EVERY: Duration = Duration::from_millis(1);
 
 /// Plays the plan to its end.
 ///
@@ -101,7 +103,6 @@ impl Table {
 
     /// Waits for the next thing to happen, and lets everybody act whom it concerns.
     fn turn(&mut self, world: &mut World<'_>) -> io::Result<()> {
-        // Whoever listens all the time is woken by each datagram, and the server pays for it.
         std::thread::sleep((self.turned_at + TURN_EVERY).since(self.now()));
         let next = self.wakes.next();
         let wait = next.map_or(BAR_EVERY, |at| at.since(self.now()).min(BAR_EVERY));

@@ -122,7 +122,7 @@ impl Table {
             self.turn_of(number, world);
             turns += 1;
         }
-        if turns > 0 && world.measures() {
+        if turns > 0 && world.measures() && !world.is_over(woken) {
             let overslept = next.map_or(Duration::ZERO, |at| woken.since(at));
             let lateness = overslept + self.now().since(woken);
             record(&mut self.lateness, lateness, turns);

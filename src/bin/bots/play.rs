@@ -47,7 +47,7 @@ pub(crate) fn play(plan: &Plan) -> Result<Report, String> {
         }
     }
     progress.end();
-    Ok(Report::new(&world, &table.bots, &table.lateness))
+    Ok(Report::new(&world, &mut table.bots, &table.lateness))
 }
 
 /// The players and what wakes them.

@@ -3,8 +3,13 @@
 //!
 //! `plain-udp serve` stands where the server stands: it reads what comes and sends to each of
 //! its peers in turn, both in batches of 64 where the system has such calls. `plain-udp peers`
-//! stands where the bots stand, with a socket for each peer. The server says on standard output
-//! where it listens and when all its peers are known; each prints one line of JSON at its end.
+//! stands where the bots stand, with a socket for each peer, and listens as they do: once a
+//! millisecond, because whoever waits for each datagram has its sender pay for the waking. The
+//! server says on standard output where it listens and when all its peers are known; each prints
+//! one line of JSON at its end.
+//!
+//! `plain-udp limit` says how fast the machine is: what it takes to send one datagram and to
+//! receive one, in full batches and with nothing else to do.
 //!
 //! It knows nothing of the library: what it does must not change with it.
 
@@ -34,6 +39,14 @@ const STAMP_BYTES: usize = 8;
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Time in which all peers must be known.
 const GATHER_LIMIT: Duration = Duration::from_secs(20);
+/// Sockets that are heard in one go.
+const EVENTS: usize = 1024;
+/// Peers of the server whose limit is measured, as where the targets come from.
+const LIMIT_PEERS: usize = 2048;
+/// Bytes of their datagrams: about as many as a frame has.
+const LIMIT_BYTES: usize = 64;
+/// How often each of them is sent a datagram, and sends one.
+const LIMIT_ROUNDS: usize = 100;
 /// Time between two greetings of a peer, which may be lost.
 const GREET_EVERY: Duration = Duration::from_millis(200);
 
@@ -57,6 +70,8 @@ enum Side {
         #[command(flatten)]
         load: Load,
     },
+    /// Both in one process, to say how long the server's side takes for a datagram.
+    Limit,
 }
 
 /// What one side sends, and to how many.
@@ -79,6 +94,7 @@ fn main() -> ExitCode {
     let ran = match Args::parse().side {
         Side::Serve(load) => serve(load),
         Side::Peers { server, load } => play(server, load),
+        Side::Limit => limit(),
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,11 +108,7 @@ fn main() -> ExitCode {
 // --- The server's side ----------------------------------------------------------------------
 
 fn serve(load: Load) -> io::Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    socket.set_nonblocking(true)?;
-    // The system may grant less.
-    let _ = SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = SockRef::from(&socket).set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    let socket = server_socket()?;
     say(&format!("listening {}", socket.local_addr()?))?;
     let mut batch = Batch::new();
     let peers = gather(&socket, load, &mut batch)?;
@@ -124,6 +136,15 @@ fn serve(load: Load) -> io::Result<()> {
     say(&format!(
         r#"{{"received": {received}, "sent": {sent}, "refused": {refused}}}"#
     ))
+}
+
+fn server_socket() -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.set_nonblocking(true)?;
+    // The system may grant less.
+    let _ = SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = SockRef::from(&socket).set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    Ok(socket)
 }
 
 /// Reads everything that waits.
@@ -175,14 +196,14 @@ fn play(server: SocketAddr, load: Load) -> io::Result<()> {
     }
     let mut ear = Ear {
         poll: &mut poll,
-        events: Events::with_capacity(1024),
+        events: Events::with_capacity(EVENTS),
         sockets: &sockets,
         lateness_us: Histogram::new(3).expect("3 digits are a legal precision"),
     };
     let datagram = vec![0; load.bytes as usize];
     let began = Instant::now();
     let mut greeted = None;
-    while ear.listen(TURN)? == 0 {
+    while ear.listen()? == 0 {
         if began.elapsed() > GATHER_LIMIT {
             return Err(io::Error::other("the server says nothing"));
         }
@@ -193,12 +214,14 @@ fn play(server: SocketAddr, load: Load) -> io::Result<()> {
             }
             greeted = Some(Instant::now());
         }
+        thread::sleep(TURN);
     }
 
     ear.lateness_us.clear();
     let mut pace = Pace::new(load);
     let mut sent = 0;
-    while let Some(due) = pace.turn_after(|wait| ear.listen(wait).map(|_| ()))? {
+    while let Some(due) = pace.turn() {
+        ear.listen()?;
         for number in sent..sent + due {
             // What the system does not take is lost.
             let _ = sockets[number % sockets.len()].send(&datagram);
@@ -226,25 +249,84 @@ struct Ear<'a> {
 }
 
 impl Ear<'_> {
-    /// Listens for so long, or until something has come. Returns how much.
-    fn listen(&mut self, wait: Duration) -> io::Result<u64> {
-        self.poll.poll(&mut self.events, Some(wait))?;
+    /// Reads everything that waits. Returns how much.
+    fn listen(&mut self) -> io::Result<u64> {
         let mut heard = 0;
-        let mut buffer = [0; DATAGRAM_MAX];
-        for event in &self.events {
-            while let Ok(len) = self.sockets[event.token().0].recv(&mut buffer) {
-                heard += 1;
-                if let Some((stamp, _)) = buffer[..len].split_first_chunk::<STAMP_BYTES>() {
-                    let now = unix_us(SystemTime::now());
-                    let late = now.saturating_sub(u64::from_le_bytes(*stamp));
-                    self.lateness_us
-                        .record(late)
-                        .expect("a histogram that resizes takes any value");
-                }
+        loop {
+            self.poll.poll(&mut self.events, Some(Duration::ZERO))?;
+            for event in &self.events {
+                heard += hear(&self.sockets[event.token().0], &mut self.lateness_us);
+            }
+            if self.events.iter().count() < EVENTS {
+                return Ok(heard);
             }
         }
-        Ok(heard)
     }
+}
+
+/// Reads everything that waits at a socket, and notes how late it is. Returns how much.
+fn hear(socket: &mio::net::UdpSocket, lateness_us: &mut Histogram<u64>) -> u64 {
+    let mut heard = 0;
+    let mut buffer = [0; DATAGRAM_MAX];
+    while let Ok(len) = socket.recv(&mut buffer) {
+        heard += 1;
+        if let Some((stamp, _)) = buffer[..len].split_first_chunk::<STAMP_BYTES>() {
+            let late = unix_us(SystemTime::now()).saturating_sub(u64::from_le_bytes(*stamp));
+            lateness_us
+                .record(late)
+                .expect("a histogram that resizes takes any value");
+        }
+    }
+    heard
+}
+
+// --- The limit --------------------------------------------------------------------------------
+
+/// Times each batch of the server's socket. What the peers do is not in it, save that the
+/// system delivers a datagram while it is sent.
+fn limit() -> io::Result<()> {
+    let server = server_socket()?;
+    let mut peers = Vec::new();
+    for _ in 0..LIMIT_PEERS {
+        let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        peer.connect(server.local_addr()?)?;
+        peers.push((peer.local_addr()?, peer));
+    }
+    let mut batch = Batch::new();
+    let datagram = [0; LIMIT_BYTES];
+    let mut buffer = [0; DATAGRAM_MAX];
+    let (mut sending, mut receiving) = (Vec::new(), Vec::new());
+    for some in (0..LIMIT_ROUNDS).flat_map(|_| peers.chunks(BATCH)) {
+        let to: Vec<_> = some.iter().map(|(address, _)| *address).collect();
+        let began = Instant::now();
+        let sent = batch.send(&server, &datagram, &to);
+        sending.push(began.elapsed());
+        if sent < some.len() {
+            return Err(io::Error::other("the system does not take a whole batch"));
+        }
+        for (_, peer) in some {
+            peer.recv(&mut buffer)?;
+            peer.send(&datagram)?;
+        }
+        let began = Instant::now();
+        let mut left = some.len();
+        while left > 0 {
+            left -= batch.receive(&server, |_| {})?;
+        }
+        receiving.push(began.elapsed());
+    }
+    say(&format!(
+        r#"{{"peers": {LIMIT_PEERS}, "bytes": {LIMIT_BYTES}, "send_us": {:.3}, "receive_us": {:.3}}}"#,
+        us_each(&mut sending),
+        us_each(&mut receiving),
+    ))
+}
+
+/// Time for a datagram in the batch of the middle: whoever had the core for a while meanwhile is in
+/// few of them.
+fn us_each(batches: &mut [Duration]) -> f64 {
+    batches.sort_unstable();
+    batches[batches.len() / 2].as_secs_f64() * 1e6 / BATCH as f64
 }
 
 // --- Both -------------------------------------------------------------------------------------
@@ -273,23 +355,6 @@ impl Pace {
         self.turns += 1;
         thread::sleep((TURN * self.turns).saturating_sub(self.began.elapsed()));
         self.due()
-    }
-
-    /// As [`Pace::turn`], with something else to do while it waits.
-    fn turn_after(
-        &mut self,
-        mut wait: impl FnMut(Duration) -> io::Result<()>,
-    ) -> io::Result<Option<usize>> {
-        self.turns += 1;
-        // Once at least: whoever is behind must listen too.
-        wait((TURN * self.turns).saturating_sub(self.began.elapsed()))?;
-        loop {
-            let left = (TURN * self.turns).saturating_sub(self.began.elapsed());
-            if left.is_zero() {
-                return Ok(self.due());
-            }
-            wait(left)?;
-        }
     }
 
     /// How late this turn is.

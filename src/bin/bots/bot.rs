@@ -76,6 +76,13 @@ impl World<'_> {
         self.began.is_some() || !self.plan.together
     }
 
+    /// Whether those who play together have played enough: they all say so at the same moment,
+    /// which is no load that anybody else makes.
+    pub(crate) fn is_over(&self, now: Time) -> bool {
+        let until = self.began.map(|at| at + self.plan.time);
+        self.plan.together && until.is_some_and(|until| now >= until)
+    }
+
     fn input_returned(&mut self, time: Duration) {
         if self.measures() {
             record(&mut self.latency, time, 1);

@@ -49,7 +49,7 @@ pub(crate) fn play(plan: &Plan) -> Result<Report, String> {
         }
     }
     progress.end();
-    Ok(Report::new(&world, &table.bots, &table.lateness))
+    Ok(Report::new(&world, &mut table.bots, &table.lateness))
 }
 
 /// The players and what wakes them.
@@ -123,7 +123,7 @@ impl Table {
             self.turn_of(number, world);
             turns += 1;
         }
-        if turns > 0 && world.measures() {
+        if turns > 0 && world.measures() && !world.is_over(woken) {
             let overslept = next.map_or(Duration::ZERO, |at| woken.since(at));
             let lateness = overslept + self.now().since(woken);
             record(&mut self.lateness, lateness, turns);

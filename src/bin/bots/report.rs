@@ -63,10 +63,16 @@ struct Flow {
 
 impl Report {
     /// The report of what has been played.
-    pub(crate) fn new(world: &World<'_>, bots: &[Bot], own_lateness: &Histogram<u64>) -> Report {
+    pub(crate) fn new(
+        world: &World<'_>,
+        bots: &mut [Bot],
+        own_lateness: &Histogram<u64>,
+    ) -> Report {
         let plan = world.plan;
         let mut lateness = histogram();
-        bots.iter().for_each(|bot| bot.clock.add_to(&mut lateness));
+        for bot in &mut *bots {
+            bot.clock.add_to(&mut lateness);
+        }
         let flow = |of: fn(&Bot) -> (Traffic, u64)| {
             let mut flow = Flow::default();
             for (traffic, lost) in bots.iter().map(of) {

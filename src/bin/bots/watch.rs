@@ -158,17 +158,23 @@ pub(crate) struct FrameClock {
     /// How long after its time by a start at the origin a frame came, in units of 100 us, and
     /// how many frames did. There are few different values, whatever the number of frames.
     offsets: BTreeMap<i64, u64>,
+    /// Offsets that are not in the map yet: a search in it takes longer than the rest, because no
+    /// map stays in the processor's cache among thousands.
+    recent: Vec<i64>,
 }
 
 impl FrameClock {
     /// Microseconds in a unit of an offset.
     const UNIT_US: i64 = 100;
+    /// Offsets that come into the map in one go.
+    const RECENT_MAX: usize = 256;
 
     /// A clock of so many frames per second.
     pub(crate) fn new(hz: u32) -> FrameClock {
         FrameClock {
             hz,
             offsets: BTreeMap::new(),
+            recent: Vec::with_capacity(Self::RECENT_MAX),
         }
     }
 
@@ -176,11 +182,21 @@ impl FrameClock {
     pub(crate) fn arrived(&mut self, now: Time, id: FrameId) {
         let due_us = (i64::from(id) + 1) * 1_000_000 / i64::from(self.hz);
         let offset_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX) - due_us;
-        *self.offsets.entry(offset_us / Self::UNIT_US).or_default() += 1;
+        if self.recent.len() == Self::RECENT_MAX {
+            self.settle();
+        }
+        self.recent.push(offset_us / Self::UNIT_US);
+    }
+
+    fn settle(&mut self) {
+        for offset in self.recent.drain(..) {
+            *self.offsets.entry(offset).or_default() += 1;
+        }
     }
 
     /// Adds the lateness of each frame.
-    pub(crate) fn add_to(&self, histogram: &mut Histogram<u64>) {
+    pub(crate) fn add_to(&mut self, histogram: &mut Histogram<u64>) {
+        self.settle();
         let Some((soonest, _)) = self.offsets.first_key_value() else {
             return;
         };

@@ -22,12 +22,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use hdrhistogram::Histogram;
+use lockstep_server::limits::{SOCKET_BUFFER_BYTES, TURN_EVERY};
 use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
 use batch::Batch;
 
-/// Time between two turns: as coarse as a server may be that is never late by more.
+/// Time between two turns of the peers, as of the players of lockstep-bots.
 const TURN: Duration = Duration::from_millis(1);
 /// Datagrams in one system call.
 const BATCH: usize = 64;
@@ -35,8 +36,6 @@ const BATCH: usize = 64;
 const DATAGRAM_MAX: usize = 2048;
 /// Bytes at the beginning of a downlink datagram that say when it was due.
 const STAMP_BYTES: usize = 8;
-/// Bytes that the socket of the server may hold, as in the server.
-const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Time in which all peers must be known.
 const GATHER_LIMIT: Duration = Duration::from_secs(20);
 /// Sockets that are heard in one go.
@@ -115,7 +114,7 @@ fn serve(load: Load) -> io::Result<()> {
     say("ready")?;
 
     let mut datagram = vec![0; load.bytes as usize];
-    let mut pace = Pace::new(load);
+    let mut pace = Pace::new(load, TURN_EVERY);
     let (mut received, mut sent, mut refused) = (0, 0, 0);
     while let Some(due) = pace.turn() {
         received += receive_all(&socket, &mut batch, |_| {})?;
@@ -218,7 +217,7 @@ fn play(server: SocketAddr, load: Load) -> io::Result<()> {
     }
 
     ear.lateness_us.clear();
-    let mut pace = Pace::new(load);
+    let mut pace = Pace::new(load, TURN);
     let mut sent = 0;
     while let Some(due) = pace.turn() {
         ear.listen()?;
@@ -334,15 +333,18 @@ fn us_each(batches: &mut [Duration]) -> f64 {
 /// Says how much is due, turn by turn.
 struct Pace {
     load: Load,
+    /// Time between two turns.
+    every: Duration,
     began: Instant,
     turns: u32,
     sent: u64,
 }
 
 impl Pace {
-    fn new(load: Load) -> Pace {
+    fn new(load: Load, every: Duration) -> Pace {
         Pace {
             load,
+            every,
             began: Instant::now(),
             turns: 0,
             sent: 0,
@@ -353,13 +355,13 @@ impl Pace {
     /// end.
     fn turn(&mut self) -> Option<usize> {
         self.turns += 1;
-        thread::sleep((TURN * self.turns).saturating_sub(self.began.elapsed()));
+        thread::sleep((self.every * self.turns).saturating_sub(self.began.elapsed()));
         self.due()
     }
 
     /// How late this turn is.
     fn late_us(&self) -> u64 {
-        let late = self.began.elapsed().saturating_sub(TURN * self.turns);
+        let late = self.began.elapsed().saturating_sub(self.every * self.turns);
         u64::try_from(late.as_micros()).unwrap_or(u64::MAX)
     }
 
@@ -368,10 +370,16 @@ impl Pace {
         if self.began.elapsed() >= Duration::from_secs(seconds.into()) {
             return None;
         }
-        let all = u64::from(rate) * u64::from(self.turns) / 1000;
+        let turns = self.every.as_secs_f64() * f64::from(self.turns);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is rounded down, and above 0"
+        )]
+        let all = (f64::from(rate) * turns) as u64;
         let due = all - self.sent;
         self.sent = all;
-        Some(usize::try_from(due).expect("it is a thousandth of a u32"))
+        Some(usize::try_from(due).expect("it is a part of a u32"))
     }
 }
 

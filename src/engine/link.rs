@@ -285,6 +285,7 @@ impl Link {
         let mut pushes = false;
         let mut repeated = false;
         let mut rcv_end = self.rcv_end;
+        let mut acked = None;
         let mut rtt = None;
         let mut oldest_echo = Duration::ZERO;
         for segment in datagram.segments() {
@@ -298,6 +299,10 @@ impl Link {
                 Cmd::Ack => {
                     let age = self.echoed_age(clock, &segment)?;
                     rtt = Some(age);
+                    let newer = |acked: u32| distance(segment.sn, acked) > 0;
+                    if acked.is_none_or(newer) {
+                        acked = Some(segment.sn);
+                    }
                     oldest_echo = oldest_echo.max(age);
                     let proof = self.proof.as_ref();
                     proved |= proof.is_some_and(|proof| proof.stamps.contains(&segment.ts));
@@ -345,7 +350,11 @@ impl Link {
         });
         self.rcv_end = rcv_end;
         self.owes_ack |= pushes;
-        self.wants_flush |= asks || self.kcp.wait_snd() > 0;
+        // An acknowledgement that has overtaken another may ask for a retransmission, and what
+        // waits for the peer's window may go on.
+        let overtaken = acked.is_some_and(|sn| distance(sn, self.peer_una) >= 0);
+        let held = self.queued != self.snd_nxt;
+        self.wants_flush |= asks || self.kcp.wait_snd() > 0 && (overtaken || held);
         Ok(Heard {
             fresh,
             progress: self.kcp.wait_snd() < outstanding,

@@ -385,8 +385,10 @@ impl Server {
     fn try_datagram(&mut self, now: Time, from: SocketAddr, bytes: &mut [u8]) -> Result<(), Drop> {
         let mut datagram = Datagram::parse(bytes)?;
         let key = self.session_of(now, from, &datagram)?;
-        // Also one whose datagram is dropped needs its timer, if it is new.
-        self.mark_dirty(key);
+        if self.sessions[key].timer.is_none() {
+            // Also one whose datagram is dropped needs its timer, if it is new.
+            self.mark_dirty(key);
+        }
         let bytes = datagram.bytes().len();
         self.sessions[key].budget.datagram(now, bytes)?;
         let news = match self.with_link(key, |session| session.input(now, &mut datagram)) {
@@ -396,6 +398,9 @@ impl Server {
                 return Ok(());
             }
         };
+        if !news.settled {
+            self.mark_dirty(key);
+        }
         if news.over {
             self.counters.drop(Drop::BeforeProof);
         }
@@ -464,6 +469,9 @@ impl Server {
         if session.falls_offline(now) {
             self.report_online(now, key, false);
         }
+        if early.is_none() && self.sessions[key].has_time(now, self.config.idle_timeout) {
+            return self.arm_session(now, key);
+        }
         self.mark_dirty(key);
         if let Some(mut bytes) = early {
             // Nobody else has spoken since: a client was started again after all, and what
@@ -489,9 +497,8 @@ impl Server {
     }
 
     fn arm_session(&mut self, now: Time, key: SessionKey) {
-        let owed = self.is_owed(key);
         let session = &mut self.sessions[key];
-        let deadline = session.next_deadline(now, self.config.idle_timeout, owed);
+        let deadline = session.next_deadline(now, self.config.idle_timeout);
         if session.timer.is_none_or(|(at, _)| deadline < at) {
             self.generation += 1;
             session.timer = Some((deadline, self.generation));
@@ -559,12 +566,10 @@ impl Server {
         if let Some(reason) = self.sessions[key].fate(now, self.config.idle_timeout) {
             return self.end(now, key, reason);
         }
-        let owed = self.is_owed(key);
+        self.sessions[key].behind = self.is_owed(key);
         let idle_timeout = self.config.idle_timeout;
         let next_packet = self.next_packet(key);
-        match self.with_link(key, |session| {
-            session.flush(now, idle_timeout, owed, next_packet)
-        }) {
+        match self.with_link(key, |session| session.flush(now, idle_timeout, next_packet)) {
             Ok(probed) => {
                 self.counters.probes += u64::from(probed);
                 self.arm_session(now, key);

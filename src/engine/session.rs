@@ -86,6 +86,8 @@ pub(super) struct News {
     pub(super) back: bool,
     /// Some of its data came too early, before the proof.
     pub(super) over: bool,
+    /// Nothing is to be done for it at the end of the turn.
+    pub(super) settled: bool,
 }
 
 /// One peer's conversation.
@@ -133,6 +135,8 @@ pub(super) struct Session {
     watched_since: Time,
     /// Segments that may wait before the peer is taken to ask without acknowledging.
     backlog_max: usize,
+    /// Its room had more for it than its link took.
+    pub(super) behind: bool,
     /// It waits in the server's list for the end of the turn.
     pub(super) dirty: bool,
     /// Its timer in the wheel: deadline and generation.
@@ -179,6 +183,7 @@ impl Session {
             rides_at: None,
             watched_since: now,
             backlog_max: BACKLOG_MAX,
+            behind: false,
             dirty: false,
             timer: None,
         }
@@ -269,9 +274,21 @@ impl Session {
         }
     }
 
+    /// The first beat after `now` at which [`Session::deadline`] is over.
+    pub(super) fn next_deadline(&self, now: Time, idle_timeout: Duration) -> Time {
+        let at = self.deadline(now, idle_timeout);
+        on_beat(at.max(now + Duration::from_micros(1)))
+    }
+
+    /// Whether nothing is to be done now for one whose timer has fired: it was set when its
+    /// deadline was sooner.
+    pub(super) fn has_time(&self, now: Time, idle_timeout: Duration) -> bool {
+        self.is_settled() && self.deadline(now, idle_timeout) > now
+    }
+
     /// When [`Session::fate`], [`Session::falls_offline`] or [`Session::flush`] must be
-    /// looked at again though nothing happens: a beat, later than `now`.
-    pub(super) fn next_deadline(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
+    /// looked at again though nothing happens.
+    fn deadline(&self, now: Time, idle_timeout: Duration) -> Time {
         let mut at = self.heard_at + self.silence_max(idle_timeout);
         let mut sooner = |deadline: Time| at = at.min(deadline);
         if self.link.backlog() > 0 {
@@ -285,12 +302,12 @@ impl Session {
             sooner(self.heard_at.max(self.watched_since) + OFFLINE_AFTER);
         }
         if self.may_probe() {
-            sooner(self.next_probe(now, idle_timeout, owed));
+            sooner(self.next_probe(now, idle_timeout));
         }
         if let Some(due) = self.next_flush(now) {
             sooner(due);
         }
-        on_beat(at.max(now + Duration::from_micros(1)))
+        at
     }
 
     /// When KCP must be flushed though nothing happens. Who has proved nothing gets its answer
@@ -319,7 +336,8 @@ impl Session {
     /// Why it was dropped whole.
     pub(super) fn input(&mut self, now: Time, datagram: &mut Datagram<'_>) -> Result<News, Drop> {
         // A peer that speaks is not quiet, and what is due for it may leave already.
-        let quiet = !self.link.is_news(datagram) && self.valve(now) == Valve::Shut;
+        let before = self.valve(now);
+        let quiet = !self.link.is_news(datagram) && before == Valve::Shut;
         self.link.set_valve(self.valve_if(quiet));
         let heard = self.link.input(now, datagram)?;
         self.heard = true;
@@ -337,12 +355,22 @@ impl Session {
         }
         if heard.repeated {
             self.prompt_until = now + ACK_PROMPT_FOR;
+            self.rides_at = None;
         }
         Ok(News {
             proved: heard.proved,
             back,
             over: heard.over,
+            settled: before == Valve::Open && self.is_settled() && self.timer.is_some(),
         })
+    }
+
+    /// Whether there is nothing to be flushed or pumped, so that its timer is enough: what was
+    /// heard can only have made its deadlines later.
+    fn is_settled(&self) -> bool {
+        let acks = self.link.owes_ack() && self.rides_at.is_none();
+        let undisputed = matches!(self.rival, Rival::None) && self.early.is_none();
+        undisputed && self.link.is_proved() && !(self.link.wants_flush() || acks || self.behind)
     }
 
     /// Its client may have so many segments from an earlier candidate that lost.
@@ -399,13 +427,12 @@ impl Session {
         falls
     }
 
-    /// Lets leave what is due. `owed` says that the room has more for it, `next_packet` when
-    /// the next packet leaves for certain. Returns whether a probe was sent.
+    /// Lets leave what is due. `next_packet` is when the next packet leaves for certain. Returns
+    /// whether a probe was sent.
     pub(super) fn flush(
         &mut self,
         now: Time,
         idle_timeout: Duration,
-        owed: bool,
         next_packet: Option<Time>,
     ) -> bool {
         let valve = self.valve(now);
@@ -417,11 +444,13 @@ impl Session {
                 self.link.flush(now);
                 self.rides_at = None;
             }
+        } else {
+            self.rides_at = None;
         }
         if std::mem::take(&mut self.heard) {
             self.link.repeat_first(now, REPEAT_FIRST_EVERY);
         }
-        let probe = self.may_probe() && self.next_probe(now, idle_timeout, owed) <= now;
+        let probe = self.may_probe() && self.next_probe(now, idle_timeout) <= now;
         if probe {
             self.probed_at = Some(now);
             self.link.probe(now);
@@ -435,8 +464,9 @@ impl Session {
         if self.prompt_until > now || self.valve(now) != Valve::Open {
             return false;
         }
-        let soon = next_packet.filter(|at| *at <= now + ACK_RIDE_MAX);
-        self.rides_at = self.rides_at.or(soon);
+        if self.rides_at.is_none() {
+            self.rides_at = next_packet.filter(|at| *at <= now + ACK_RIDE_MAX);
+        }
         self.rides_at.is_some_and(|at| at > now)
     }
 
@@ -447,11 +477,11 @@ impl Session {
         self.link.is_proved()
     }
 
-    fn next_probe(&self, now: Time, idle_timeout: Duration, owed: bool) -> Time {
+    fn next_probe(&self, now: Time, idle_timeout: Duration) -> Time {
         let quiet_at = self.heard_at + QUIET_AFTER;
         let every = if now.since(self.heard_at) >= OFFLINE_AFTER {
             PROBE_EVERY_SLOW
-        } else if self.link.backlog() == 0 && !owed {
+        } else if self.link.backlog() == 0 && !self.behind {
             PROBE_EVERY_IDLE.min(idle_timeout / 4)
         } else {
             PROBE_EVERY_FAST

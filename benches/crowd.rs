@@ -135,10 +135,6 @@ impl Script {
     /// One turn of the engine. Says whether there was something to do.
     fn turn(&self, number: usize, server: &mut Server, batch: &mut Transmits) -> bool {
         let now = self.steps[number].0;
-        let due = server.poll_timeout().is_some_and(|due| due <= now);
-        if due {
-            server.handle_timeout(now);
-        }
         let mut datagram = [0; DATAGRAM_MAX];
         let heard = self.datagrams_of(number);
         for index in heard.clone() {
@@ -149,6 +145,10 @@ impl Script {
             let datagram = &mut datagram[..end - begin];
             datagram.copy_from_slice(&self.bytes[begin..end]);
             server.handle_datagram(now, from, datagram);
+        }
+        let due = server.poll_timeout().is_some_and(|due| due <= now);
+        if due {
+            server.handle_timeout(now);
         }
         server.poll_transmit(now, batch);
         while server.poll_event().is_some() {}

@@ -3,13 +3,13 @@
 //!
 //! In each turn a driver
 //!
-//! 1. calls [`Server::handle_timeout`] if [`Server::poll_timeout`] is due, so that frames
-//!    are sealed before later inputs are read;
-//! 2. passes what came in: [`Server::handle_datagram`], and commands such as
-//!    [`Server::create_room`];
-//! 3. takes what is to be sent: [`Server::poll_transmit`], once, which pumps and flushes
+//! 1. passes what has come in: [`Server::handle_datagram`]. An input that came before its
+//!    driver noticed that the frame is due is still in it;
+//! 2. calls [`Server::handle_timeout`] if [`Server::poll_timeout`] is due;
+//! 3. passes commands such as [`Server::create_room`];
+//! 4. takes what is to be sent: [`Server::poll_transmit`], once, which pumps and flushes
 //!    each session that has something to say;
-//! 4. drains [`Server::poll_event`], if it cares.
+//! 5. drains [`Server::poll_event`], if it cares.
 //!
 //! The same calls in the same order give the same datagrams, byte for byte. How a message
 //! gets from a session to its room and back is in `router`, and which session a datagram

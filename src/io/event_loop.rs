@@ -1,7 +1,7 @@
 //! The event loop: the one thread that owns the UDP socket and the engine.
 //!
-//! Each turn reads the clock once, carries out what is due, takes in a bounded number of
-//! datagrams and commands, and sends what has come of it. Whatever is left waits for the
+//! Each turn reads the clock once, takes in a bounded number of datagrams, carries out what is
+//! due and a bounded number of commands, and sends what has come of it. Whatever is left waits for the
 //! next turn, which then follows without a pause.
 
 use std::io::{self, ErrorKind};
@@ -216,15 +216,15 @@ impl EventLoop {
             self.clock.wall_due = now + WALL_EVERY;
             self.server.set_wall(now, wall_us());
         }
+        if self.udp_ready {
+            self.receive(now);
+        }
         if let Some(due) = self.server.poll_timeout().filter(|due| *due <= now) {
             let lateness = now.since(due);
             let us = u64::try_from(lateness.as_micros()).unwrap_or(u64::MAX);
             self.counters.loop_lateness_us.saturating_record(us);
             self.health.note(now, lateness);
             self.server.handle_timeout(now);
-        }
-        if self.udp_ready {
-            self.receive(now);
         }
         if self.mail_ready {
             self.obey(now);

@@ -580,15 +580,15 @@ impl World {
         let due = self.server.poll_timeout().filter(|at| *at <= now);
         let on_time = due.is_none_or(|at| at == now);
         self.ever_late |= !on_time;
-        if due.is_some() {
-            self.server.handle_timeout(now);
-        }
         for mut arrival in std::mem::take(&mut self.inbox) {
             let way = (arrival.from, arrival.to);
             self.trace.delivered((now, self.step), way, &arrival.bytes);
             self.overhear(&arrival);
             self.server
                 .handle_datagram(now, arrival.from, &mut arrival.bytes);
+        }
+        if self.server.poll_timeout().is_some_and(|at| at <= now) {
+            self.server.handle_timeout(now);
         }
         for command in std::mem::take(&mut self.commands) {
             // What the turn has done so far comes before it.

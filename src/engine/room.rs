@@ -588,15 +588,19 @@ impl Room {
         seat.stage == Stage::Streaming && seat.cursor.frame < self.broadcast_head
     }
 
-    /// When the open frame leaves for the seat, if it is to: it holds inputs.
-    pub fn next_broadcast(&self, seat: Seat) -> Option<Time> {
+    /// When the open frame is sealed; `None` unless the match is played.
+    pub fn next_tick(&self) -> Option<Time> {
         match &self.state {
-            State::Playing { clock, .. } => {
-                let streams = self.seats[seat.index()].stage == Stage::Streaming;
-                (streams && self.log.has_input()).then(|| clock.deadline(self.log.head()))
-            }
+            State::Playing { clock, .. } => Some(clock.deadline(self.log.head())),
             State::Waiting { .. } | State::Over { .. } => None,
         }
+    }
+
+    /// When the open frame leaves for the seat, if it is to: it holds inputs.
+    pub fn next_broadcast(&self, seat: Seat) -> Option<Time> {
+        let streams = self.seats[seat.index()].stage == Stage::Streaming;
+        let leaves = streams && self.log.has_input();
+        self.next_tick().filter(|_| leaves)
     }
 
     /// Passes the next packet that the seat is owed to `send`; false if there is none.

@@ -385,6 +385,14 @@ impl Server {
         }
     }
 
+    /// When a session's room seals its next frame.
+    pub(super) fn next_tick(&self, key: SessionKey) -> Option<Time> {
+        match self.sessions[key].place {
+            Place::Holds(room, _) => self.rooms[room].room.next_tick(),
+            Place::None | Place::Claims(..) => None,
+        }
+    }
+
     /// When a session's room has the next packet for it, if that is certain.
     pub(super) fn next_packet(&self, key: SessionKey) -> Option<Time> {
         match self.sessions[key].place {

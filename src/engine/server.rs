@@ -21,7 +21,7 @@ use std::ops::RangeInclusive;
 
 use slab::Slab;
 
-use super::beats::{Beat, Beats};
+use super::beats::{Beat, Beats, on_beat};
 use super::config::{Config, Secrets};
 use super::counters::Counters;
 use super::drops::{Disconnect, Drop};
@@ -40,7 +40,7 @@ use super::wire::message::Downlink;
 use super::wire::segment::Datagram;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
-    FRAMES_RANGE, HZ_RANGE, TIMERS_PER_TURN_MAX, UPLINK_MESSAGE_MAX,
+    FRAMES_RANGE, HZ_RANGE, TIMER_WAITS_MAX, TIMERS_PER_TURN_MAX, UPLINK_MESSAGE_MAX,
 };
 
 /// What a timer wakes. The number is the generation: a timer whose owner has taken a newer
@@ -469,7 +469,8 @@ impl Server {
         if session.falls_offline(now) {
             self.report_online(now, key, false);
         }
-        if early.is_none() && self.sessions[key].has_time(now, self.config.idle_timeout) {
+        let session = &self.sessions[key];
+        if early.is_none() && !session.dirty && session.has_time(now, self.config.idle_timeout) {
             return self.arm_session(now, key);
         }
         self.mark_dirty(key);
@@ -497,8 +498,16 @@ impl Server {
     }
 
     fn arm_session(&mut self, now: Time, key: SessionKey) {
+        let tick = self.next_tick(key);
         let session = &mut self.sessions[key];
-        let deadline = session.next_deadline(now, self.config.idle_timeout);
+        let mut deadline = session.next_deadline(now, self.config.idle_timeout);
+        // What is due just before a frame is carried out with it: at 30 frames a second that is
+        // the retransmission of each frame, which hardly ever comes to it.
+        if let Some(tick) =
+            tick.filter(|tick| *tick >= deadline && *tick - TIMER_WAITS_MAX <= deadline)
+        {
+            deadline = on_beat(tick);
+        }
         if session.timer.is_none_or(|(at, _)| deadline < at) {
             self.generation += 1;
             session.timer = Some((deadline, self.generation));

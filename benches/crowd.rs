@@ -138,6 +138,10 @@ impl Script {
         let mut datagram = [0; DATAGRAM_MAX];
         let heard = self.datagrams_of(number);
         for index in heard.clone() {
+            if index % 64 == heard.start % 64 {
+                let end = heard.end.min(index + 64);
+                server.foresee(self.datagrams[index..end].iter().map(|(from, _)| *from));
+            }
             let (from, end) = self.datagrams[index];
             let begin = index
                 .checked_sub(1)

@@ -98,6 +98,11 @@ mod linux {
             Ok(count)
         }
 
+        /// Who sent the datagrams of the last call.
+        pub(in crate::io) fn senders(&self) -> impl Iterator<Item = SocketAddr> {
+            self.addresses[..self.count].iter().filter_map(address_of)
+        }
+
         /// The datagrams of the last call, with their senders; `None` for a sender that is of
         /// neither IPv4 nor IPv6.
         pub(in crate::io) fn drain(
@@ -245,6 +250,10 @@ mod portable {
                 }
             }
             Ok(self.got.len())
+        }
+
+        pub(in crate::io) fn senders(&self) -> impl Iterator<Item = SocketAddr> {
+            self.got.iter().map(|(from, _)| *from)
         }
 
         pub(in crate::io) fn drain(

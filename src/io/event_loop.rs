@@ -261,6 +261,7 @@ impl EventLoop {
                     continue;
                 }
             }
+            self.server.foresee(self.udp.senders());
             for (from, datagram) in self.udp.received() {
                 self.server.handle_datagram(now, from, datagram);
             }

@@ -85,6 +85,11 @@ impl Udp {
         self.inbox.fill(&self.socket)
     }
 
+    /// Who sent the datagrams that were read last.
+    pub fn senders(&self) -> impl Iterator<Item = SocketAddr> {
+        self.inbox.senders()
+    }
+
     /// The datagrams that were read last, with their senders. One that is larger than
     /// [`crate::limits::DATAGRAM_MAX`] is cut.
     pub fn received(&mut self) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {

@@ -216,6 +216,11 @@ impl Link {
         self.owes_ack
     }
 
+    /// Whether nothing may leave.
+    pub(super) fn is_shut(&self) -> bool {
+        self.valve == Valve::Shut
+    }
+
     /// Reads a little of all of it, so that it is in the processor's cache. The sum means nothing.
     pub(super) fn touch(&self) -> usize {
         let kcp = self.kcp.wait_snd() + self.kcp.peeksize().unwrap_or(0) + self.kcp.mtu();

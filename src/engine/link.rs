@@ -216,6 +216,11 @@ impl Link {
         self.owes_ack
     }
 
+    /// Whether nothing may leave.
+    pub(super) fn is_shut(&self) -> bool {
+        self.valve == Valve::Shut
+    }
+
     /// Reads a little of all of it, so that it is in the processor's cache. The sum means nothing.
     pub(super) fn touch(&self) -> usize {
         let kcp = self.kcp.wait_snd() + self.kcp.peeksize().unwrap_or(0) + self.kcp.mtu();
@@ -317,7 +322,8 @@ impl Link {
                 Cmd::Push => {
                     pushes = true;
                     repeated |= segment.sn != rcv_end;
-                    if distance(segment.sn, rcv_end) >= 0 {
+                    // KCP passes over what is beyond its window, and so nobody sends it.
+                    if (0..i32::from(RECEIVE_WINDOW)).contains(&distance(segment.sn, rcv_end)) {
                         rcv_end = segment.sn.wrapping_add(1);
                     }
                 }
@@ -836,6 +842,30 @@ mod tests {
         Pair::flushed(&mut pair.client, pair.now); // lost
         let again = pair.client.next_flush(pair.now).unwrap();
         assert!(again.since(pair.now) <= ROUND_TRIP_SAMPLE_MAX * 3);
+    }
+
+    #[test]
+    fn forged_data_beyond_the_window_makes_nobody_one_who_repeats_himself() {
+        let mut pair = Pair::proved();
+        pair.client.send(b"a");
+        assert!(!pair.up()[0].repeated);
+        let mut forged = Vec::new();
+        let far = Segment {
+            conv: 0,
+            cmd: Cmd::Push,
+            frg: 0,
+            wnd: 32,
+            ts: 0,
+            sn: 1 << 30,
+            una: 0,
+            data: b"x",
+        };
+        segment::write(&mut forged, &far);
+        hear(&mut pair.server, pair.now, forged).unwrap();
+        pair.pass(20);
+        pair.down();
+        pair.client.send(b"b");
+        assert!(!pair.up()[0].repeated);
     }
 
     #[test]

@@ -708,6 +708,10 @@ impl Server {
                 session.dirty || session.timer.is_some(),
                 "a session sleeps for good"
             );
+            assert!(
+                session.dirty || session.may_sleep(),
+                "what could leave waits for nothing"
+            );
             let frame_comes = |at| {
                 matches!(session.place, Place::Holds(room, seat)
                 if self.rooms[room].room.next_broadcast(seat) == Some(at))

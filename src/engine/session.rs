@@ -346,7 +346,12 @@ impl Session {
         let before = self.valve(now);
         let quiet = !self.link.is_news(datagram) && before == Valve::Shut;
         self.link.set_valve(self.valve_if(quiet));
-        let heard = self.link.input(now, datagram)?;
+        let heard = self.link.input(now, datagram);
+        if heard.is_err() {
+            // Nobody has spoken.
+            self.link.set_valve(before);
+        }
+        let heard = heard?;
         self.heard = true;
         let mut back = false;
         if heard.fresh {
@@ -375,9 +380,19 @@ impl Session {
     /// Whether there is nothing to be flushed or pumped, so that its timer is enough: what was
     /// heard can only have made its deadlines later.
     fn is_settled(&self) -> bool {
-        let acks = self.link.owes_ack() && self.rides_at.is_none();
         let undisputed = matches!(self.rival, Rival::None) && self.early.is_none();
-        undisputed && self.link.is_proved() && !(self.link.wants_flush() || acks || self.behind)
+        undisputed && self.link.is_proved() && !(self.has_to_say() || self.behind)
+    }
+
+    /// Whether something is to be flushed that waits for no frame.
+    fn has_to_say(&self) -> bool {
+        let acks = self.link.owes_ack() && self.rides_at.is_none();
+        self.link.wants_flush() || acks
+    }
+
+    /// Whether it may stay out of the list of those that are flushed.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.link.is_shut() || !self.has_to_say()
     }
 
     /// Its client may have so many segments from an earlier candidate that lost.

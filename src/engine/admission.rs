@@ -155,6 +155,7 @@ impl Server {
                 // It cannot need this copy of its Connect.
                 if session.may_be_late(now) {
                     self.sessions[key].keep_early(datagram.bytes());
+                    self.mark_dirty(key);
                     return Err(Drop::LateFirst);
                 }
                 self.open_candidate(now, key, conv, opening)

@@ -320,6 +320,12 @@ impl Server {
             Effect::Inputs(count) => self.counters.inputs += *count as u64,
             Effect::EpochRenewed(lateness) => {
                 let wait = self.put_on_beat(now, key);
+                // What waited for the frame that was due waits no longer.
+                for index in 0..self.rooms[key].sessions.len() {
+                    if let Some(session) = self.rooms[key].sessions[index] {
+                        self.mark_dirty(session);
+                    }
+                }
                 self.counters.epochs_renewed += 1;
                 self.tell(Event::EpochRenewed {
                     room: id,
@@ -532,7 +538,6 @@ mod tests {
             for _ in 0..ms {
                 self.now = self.now + Duration::from_millis(1);
                 let (now, mut batch) = (self.now, Transmits::default());
-                self.server.handle_timeout(now);
                 for (addr, client) in &mut self.clients {
                     client.handle_timeout(now);
                     client.poll_transmit(now, &mut batch);
@@ -542,6 +547,7 @@ mod tests {
                     }
                     batch.clear();
                 }
+                self.server.handle_timeout(now);
                 self.server.poll_transmit(now, &mut batch);
                 for (to, datagram) in batch.iter() {
                     let mut at = self.clients.iter_mut().filter(|(addr, _)| *addr == to);

@@ -939,10 +939,11 @@ impl World {
                 self.note(format!("conversation {conn}: {event:?}"));
             }
             // Taken for started again, a client that lives gets fillers in place of what it has
-            // not got, and then what it had out of turn. It is made to come back at the heal.
-            let spoilt = matches!(event, ClientEvent::Fault(_)) && self.devices[index].harmed;
-            if !spoilt {
-                self.oracle.heard(conn, &event)?;
+            // not got, and then what it had out of turn: a piece of a match before, too, if its
+            // room was created anew meanwhile. It is made to come back at the heal.
+            let heard = self.oracle.heard(conn, &event);
+            if !self.devices[index].harmed {
+                heard?;
             }
             self.react(index, &event);
         }

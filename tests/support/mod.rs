@@ -268,9 +268,6 @@ impl World {
 
     /// One turn at this moment.
     pub(crate) fn step(&mut self) {
-        if self.server.poll_timeout().is_some_and(|at| at <= self.now) {
-            self.server.handle_timeout(self.now);
-        }
         while let Some(entry) = self
             .on_the_way
             .first_entry()
@@ -281,6 +278,9 @@ impl World {
                 None => self.server.handle_datagram(self.now, from, &mut bytes),
                 Some(peer) => self.peers[peer].hear(self.now, bytes),
             }
+        }
+        if self.server.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.server.handle_timeout(self.now);
         }
         for peer in 0..self.peers.len() {
             if self.peers[peer].kcp.wants_flush(self.now) {

@@ -186,12 +186,15 @@ fn run(args: &Args, view: &mut impl View) -> Result<String, Box<dyn Error>> {
                     players.insert(own, PlayerId(args.id));
                     status = "waiting for the other players".to_owned();
                 }
-                // Also after a reconnect: the match is told again from its beginning, so a
-                // new game begins, and it soon stands where the others' games stand.
-                ClientEvent::Started { .. } => {
-                    let seed = driver.client.seed().unwrap_or_default();
-                    game = Some(Game::new(seed, players.len()));
-                    result_sent = false;
+                // After a reconnect the match goes on where it was, if it is the same one and the
+                // server speaks v2. Else it is told again from its beginning: a new game begins,
+                // and it soon stands where the others' games stand.
+                ClientEvent::Started { next, .. } => {
+                    if next == 0 || game.is_none() {
+                        let seed = driver.client.seed().unwrap_or_default();
+                        game = Some(Game::new(seed, players.len()));
+                        result_sent = false;
+                    }
                     status.clear();
                 }
                 ClientEvent::Frame(frame) => {

@@ -19,7 +19,7 @@ use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::view::RoomSpec;
 use lockstep_server::engine::wire::frame::{Command, decode_frames};
-use lockstep_server::engine::wire::message::{Downlink, Uplink};
+use lockstep_server::engine::wire::message::{Downlink, Uplink, Version};
 use lockstep_server::engine::wire::packet::PacketReader;
 use lockstep_server::limits::{DATAGRAM_MAX, UPLINK_BODY_MAX};
 use lockstep_server::ticket::{TicketSecret, TicketSecrets};
@@ -135,6 +135,7 @@ impl Script<'_> {
                 player: PlayerId(u64::from(kind / 8 % 4)),
                 room: RoomId(u64::from(kind / 32 % 3)),
                 token: String::new(),
+                version: Version::V1,
             }
             .encode(&mut data),
             1 => Uplink::JoinRoom.encode(&mut data),

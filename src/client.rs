@@ -108,12 +108,12 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::engine::drops::{Disconnect, Drop};
-use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
+use crate::engine::id::{Conv, FrameId, MatchId, Percent, PlayerId, RoomId};
 use crate::engine::link::Link;
 use crate::engine::time::Time;
 use crate::engine::transmit::{Sink, Transmits};
 use crate::engine::wire::frame::{Command, Frame, decode_frames};
-use crate::engine::wire::message::{ConnectCode, Downlink, Uplink};
+use crate::engine::wire::message::{ConnectCode, Downlink, Follows, Held, Uplink, Version};
 use crate::engine::wire::packet::{self, Packet, PacketReader};
 use crate::engine::wire::segment::Datagram;
 use crate::limits::{
@@ -142,13 +142,15 @@ pub struct ClientConfig {
     pub conv: Conv,
     /// KCP's clock at the origin of [`Time`], in ms. Any number is legal.
     pub clock_base: u32,
+    /// The newest version of the protocol to speak: an older server answers in its own.
+    pub version: Version,
     /// Time between two heartbeats, `None` for none. This server needs none, the original
     /// one does.
     pub heartbeat_every: Option<Duration>,
 }
 
 impl ClientConfig {
-    /// A player of a room, with no token, conversation 0 and a heartbeat every 2 s.
+    /// A player of a room, with no token, conversation 0, v2 and a heartbeat every 2 s.
     pub fn new(player: PlayerId, room: RoomId) -> ClientConfig {
         ClientConfig {
             player,
@@ -156,6 +158,7 @@ impl ClientConfig {
             token: String::new(),
             conv: Conv(0),
             clock_base: 0,
+            version: Version::V2,
             heartbeat_every: Some(HEARTBEAT_EVERY),
         }
     }
@@ -205,13 +208,20 @@ pub enum ClientEvent {
     },
     /// The server knows that the player is ready.
     Ready,
-    /// The match begins, or is told again after a reconnect: the next frame is 0 either way,
-    /// so a game that has played some of it begins anew or skips what it has seen.
+    /// The match begins, or is told again after a reconnect. In v2 it then goes on where it was:
+    /// `next` is the frame after the last one that was delivered. In v1, and where another match
+    /// is played in the room by now, `next` is 0, and a game that has played some of it
+    /// begins anew or skips what it has seen.
     Started {
         /// When the match began, in Unix seconds.
         unix_seconds: i64,
+        /// The next frame.
+        next: FrameId,
+        /// Frames that the server has sealed so far, to show how much is to be caught up on;
+        /// `next` where the server does not say.
+        head: FrameId,
     },
-    /// The next frame. After a [`ClientEvent::Started`] the ids are 0, 1, 2 and so on,
+    /// The next frame. After a [`ClientEvent::Started`] the ids are `next`, `next + 1` and so on,
     /// without a gap or a repeat; what the wire left out comes as a frame without inputs.
     Frame(Frame),
     /// The server has noted the result.
@@ -299,6 +309,10 @@ pub struct Client {
     seat: Option<i32>,
     others: Vec<(PlayerId, Percent)>,
     seed: Option<i32>,
+    /// The match of this conversation, in v2.
+    match_id: Option<MatchId>,
+    /// What the conversations before have brought of a match.
+    held: Option<Held>,
     /// The lowest id that the next frame of the wire may have, `None` before the Start.
     /// It runs ahead of `next_frame` by what waits in `events`.
     frame_expected: Option<FrameId>,
@@ -334,6 +348,8 @@ impl Client {
             seat: None,
             others: Vec::new(),
             seed: None,
+            match_id: None,
+            held: None,
             frame_expected: None,
             events: VecDeque::new(),
             next_frame: 0,
@@ -462,7 +478,7 @@ impl Client {
                     return Some(ClientEvent::Frame(Frame { id, inputs }));
                 }
             }
-            ClientEvent::Started { .. } => self.next_frame = 0,
+            ClientEvent::Started { next, .. } => self.next_frame = *next,
             _ => {}
         }
         self.events.pop_front()
@@ -528,7 +544,11 @@ impl Client {
     /// second.
     pub fn ready(&mut self) -> bool {
         self.wishes.ready = true;
-        self.state < ClientState::Joined || self.say_in_room(&Uplink::Ready)
+        match self.state {
+            ClientState::Closed => false,
+            ClientState::Joined => self.say_ready(),
+            state => state < ClientState::Joined || self.say_in_room(&Uplink::Ready),
+        }
     }
 
     /// Does something in the game. It happens, for everyone, in the frame that brings it
@@ -565,8 +585,8 @@ impl Client {
     }
 
     /// Begins a new conversation, after a silence or on a new socket: it connects, and joins
-    /// and is ready if that had been asked for. A [`ClientEvent::Started`] and the frames
-    /// from 0 follow. Events that wait are still delivered; what was not sent yet is not.
+    /// and is ready if that had been asked for. A [`ClientEvent::Started`] follows, and in v2 the
+    /// frames after those that came before, in v1 all from 0. Events that wait are still delivered; what was not sent yet is not.
     pub fn reconnect(&mut self, now: Time, conv: Conv, clock_base: u32) {
         self.config.conv = conv;
         self.config.clock_base = clock_base;
@@ -576,6 +596,10 @@ impl Client {
         self.stuck = false;
         self.held_back = false;
         self.state = ClientState::Connecting;
+        if let (Some(match_id), Some(next)) = (self.match_id, self.frame_expected) {
+            self.held = Some(Held { match_id, next });
+        }
+        self.match_id = None;
         self.frame_expected = None;
         self.heard_at = now;
         self.heartbeat_at = self.config.heartbeat_every.map(|every| now + every);
@@ -589,6 +613,7 @@ impl Client {
             player: self.config.player,
             room: self.config.room,
             token: self.config.token.clone(),
+            version: self.config.version,
         };
         let mut bytes = Vec::with_capacity(64);
         // A token that no packet holds gets the answer that it would get from a server.
@@ -665,14 +690,19 @@ impl Client {
         match message {
             Downlink::Connect(ConnectCode::Ok) => self.connected(),
             Downlink::Connect(code) => self.refused(code),
+            Downlink::Welcome(welcome) => {
+                self.match_id = Some(welcome.match_id);
+                self.held = self.held.filter(|held| held.match_id == welcome.match_id);
+                self.connected();
+            }
             Downlink::Heartbeat => self.events.push_back(ClientEvent::HeartbeatAnswered),
             Downlink::JoinRoom { seat, others, seed } => self.joined(seat, others, seed),
             Downlink::Progress { player, percent } => self.progressed(player, percent),
             Downlink::Ready => self.advance(ClientState::Ready, ClientEvent::Ready),
-            Downlink::Start { unix_seconds } => {
-                self.frame_expected = Some(0);
-                self.advance(ClientState::Playing, ClientEvent::Started { unix_seconds });
-            }
+            Downlink::Start {
+                unix_seconds,
+                follows,
+            } => self.started(id, unix_seconds, follows),
             Downlink::Frames(body) => self.frames(id, body),
             Downlink::Result => self.events.push_back(ClientEvent::ResultAcknowledged),
             Downlink::Close => self.advance(ClientState::Closed, ClientEvent::Closed),
@@ -704,8 +734,32 @@ impl Client {
             ClientEvent::Joined { seat, others, seed },
         );
         if first && self.wishes.ready {
-            self.say(&Uplink::Ready);
+            self.say_ready();
         }
+    }
+
+    /// Ready, and how much of the match is there already.
+    fn say_ready(&mut self) -> bool {
+        let message = match self.held {
+            Some(held) if self.match_id == Some(held.match_id) => Uplink::Resume(held),
+            _ => Uplink::Ready,
+        };
+        self.say(&message)
+    }
+
+    fn started(&mut self, message_id: u8, unix_seconds: i64, follows: Option<Follows>) {
+        let Follows { next, head } = follows.unwrap_or(Follows { next: 0, head: 0 });
+        if next > 0 && self.held.is_none_or(|held| held.next != next) {
+            // Nobody has asked for these.
+            return self.fault(ClientFault::OutOfPlace { id: message_id });
+        }
+        self.frame_expected = Some(next);
+        let event = ClientEvent::Started {
+            unix_seconds,
+            next,
+            head,
+        };
+        self.advance(ClientState::Playing, event);
     }
 
     fn progressed(&mut self, player: PlayerId, percent: Percent) {
@@ -758,9 +812,11 @@ impl Client {
 /// The first state in which a message may come.
 fn earliest(message: &Downlink<'_>) -> ClientState {
     match message {
-        Downlink::Connect(_) | Downlink::Heartbeat | Downlink::Echo(_) | Downlink::Close => {
-            ClientState::Connecting
-        }
+        Downlink::Connect(_)
+        | Downlink::Welcome(_)
+        | Downlink::Heartbeat
+        | Downlink::Echo(_)
+        | Downlink::Close => ClientState::Connecting,
         Downlink::JoinRoom { .. } => ClientState::Connected,
         // The match also starts without the player's being ready, when the time is up.
         Downlink::Progress { .. } | Downlink::Ready | Downlink::Start { .. } => ClientState::Joined,
@@ -823,7 +879,10 @@ mod tests {
             all.tell(&joined());
             all.up();
             all.tell(&Downlink::Ready);
-            all.tell(&Downlink::Start { unix_seconds: 5 });
+            all.tell(&Downlink::Start {
+                unix_seconds: 5,
+                follows: None,
+            });
             assert_eq!(all.client.state(), ClientState::Playing);
             while all.client.poll_event().is_some() {}
             all
@@ -966,6 +1025,7 @@ mod tests {
             player: PlayerId(1),
             room: RoomId(9),
             token: String::new(),
+            version: Version::V2,
         });
         assert_eq!(all.up(), [connect]);
         all.tell(&Downlink::Connect(ConnectCode::Ok));
@@ -1054,9 +1114,16 @@ mod tests {
         assert!(all.client.ready());
         assert_eq!(all.up(), [said(&Uplink::Ready)]);
         all.send(&batch(&[(2, 1)]));
-        all.tell(&Downlink::Start { unix_seconds: 5 });
+        all.tell(&Downlink::Start {
+            unix_seconds: 5,
+            follows: None,
+        });
         all.send(&batch(&[(0, 1)]));
-        let start = ClientEvent::Started { unix_seconds: 5 };
+        let start = ClientEvent::Started {
+            unix_seconds: 5,
+            next: 0,
+            head: 0,
+        };
         let expected = [frame(0, 1), frame(1, 0), frame(2, 1), start, frame(0, 1)];
         assert_eq!(all.events(), expected);
     }
@@ -1083,7 +1150,10 @@ mod tests {
         all.tell(&joined());
         assert_eq!(all.up(), [said(&Uplink::Ready)]);
         all.tell(&Downlink::Ready);
-        all.tell(&Downlink::Start { unix_seconds: 5 });
+        all.tell(&Downlink::Start {
+            unix_seconds: 5,
+            follows: None,
+        });
         all.send(&batch(&[(0, 1), (1, 0), (2, 0)]));
         let mut events = all.events();
         assert_eq!(

@@ -11,7 +11,7 @@ use lockstep_server::engine::event::Event;
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::view::{OverReason, Phase};
 use lockstep_server::engine::wire::message::ConnectCode::{self, NoPlayer, NoRoom, Ok, RoomState};
-use lockstep_server::engine::wire::message::Uplink;
+use lockstep_server::engine::wire::message::{Uplink, Version};
 use lockstep_server::ticket::{TicketFault, TicketSecret, TicketSecrets};
 use support::*;
 
@@ -49,6 +49,7 @@ fn connect(world: &mut World, peer: usize, room: u64, player: u64, token: &str) 
         player: PlayerId(player),
         room: RoomId(room),
         token: token.into(),
+        version: Version::V1,
     };
     world.say(peer, &message);
     world.run_ms(20);
@@ -264,6 +265,7 @@ fn a_connect_that_was_granted_for_one_match_claims_no_seat_of_the_next() {
             player: PlayerId(2),
             room: ROOM,
             token: digits,
+            version: Version::V1,
         };
         world.say(peer, &message);
         // The Connect arrives, the answer leaves, and nothing comes back yet.

@@ -12,7 +12,7 @@ use lockstep_server::engine::config::Config;
 use lockstep_server::engine::drops::{Disconnect, Drop};
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::Command;
-use lockstep_server::engine::wire::message::{ConnectCode, Uplink};
+use lockstep_server::engine::wire::message::{ConnectCode, Uplink, Version};
 use lockstep_server::limits::{SEATLESS_LIFE, SEATLESS_PER_RANGE_MAX, SESSION_PACKETS_PER_SECOND};
 use support::*;
 
@@ -23,6 +23,7 @@ fn first(player: u64, room: u64) -> Vec<u8> {
         player: PlayerId(player),
         room: RoomId(room),
         token: String::new(),
+        version: Version::V1,
     }
     .encode(&mut data);
     push(0, &data)

@@ -22,7 +22,7 @@ use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::view::{OverReason, Phase, RoomSpec, RoomView};
 use lockstep_server::engine::wire::frame::{Command, Frame, decode_frames};
-use lockstep_server::engine::wire::message::{ConnectCode, Uplink};
+use lockstep_server::engine::wire::message::{ConnectCode, Uplink, Version};
 use lockstep_server::engine::wire::segment::Datagram;
 use support::*;
 
@@ -109,6 +109,7 @@ impl Client {
             player: PlayerId(self.player),
             room: ROOM,
             token: String::new(),
+            version: Version::V1,
         });
     }
 
@@ -783,6 +784,7 @@ fn a_connection_moves_to_another_room_and_back() {
         player: PlayerId(1),
         room: RoomId(8),
         token: String::new(),
+        version: Version::V1,
     };
     world.say(peers[0], &there);
     world.run_ms(500);

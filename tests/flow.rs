@@ -11,7 +11,7 @@ use lockstep_server::engine::drops::{Disconnect, Drop};
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::view::{CreateError, OverReason, Phase};
 use lockstep_server::engine::wire::frame::Command;
-use lockstep_server::engine::wire::message::{ConnectCode, Uplink};
+use lockstep_server::engine::wire::message::{ConnectCode, Uplink, Version};
 use lockstep_server::engine::wire::segment::{Cmd, Datagram};
 use support::*;
 
@@ -25,6 +25,7 @@ fn connect_is_refused_for_the_first_reason_that_applies_and_may_be_tried_again()
         player: PlayerId(player),
         room: RoomId(room),
         token: "any".into(),
+        version: Version::V1,
     };
     for message in [connect(1, 8), connect(3, 7), connect(2, 7)] {
         world.say(peer, &message);
@@ -579,6 +580,7 @@ fn first_datagram(world: &mut World, peer: usize) -> Vec<u8> {
         player: PlayerId(1),
         room: ROOM,
         token: String::new(),
+        version: Version::V1,
     }
     .encode(&mut packet);
     link.send(&packet);
@@ -855,6 +857,7 @@ fn an_address_that_proves_nothing_gets_at_most_three_times_what_came_from_it() {
             player: PlayerId(1),
             room: ROOM,
             token: String::new(),
+            version: Version::V1,
         },
     ] {
         let peer = world.peer(1);

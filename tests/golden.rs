@@ -5,7 +5,7 @@ use lockstep_server::engine::drops::Drop;
 use lockstep_server::engine::frame_log::{Cursor, FrameLog};
 use lockstep_server::engine::id::{Percent, PlayerId, RoomId, Seat};
 use lockstep_server::engine::wire::frame::Command;
-use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink};
+use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink, Version};
 use lockstep_server::engine::wire::packet::Packet;
 
 /// Splits a hand-written packet into its id and body, and checks its length field.
@@ -39,6 +39,7 @@ fn connect_as_clients_send_it() {
         player: PlayerId(player),
         room: RoomId(room),
         token: token.into(),
+        version: Version::V1,
     };
     client_says(
         &[
@@ -156,11 +157,15 @@ fn start_carries_unix_seconds() {
     server_says(
         Downlink::Start {
             unix_seconds: 1_700_000_000,
+            follows: None,
         },
         &[0x00, 0x06, 40, 0x08, 0x80, 0xe2, 0xcf, 0xaa, 0x06],
     );
     server_says(
-        Downlink::Start { unix_seconds: 0 },
+        Downlink::Start {
+            unix_seconds: 0,
+            follows: None,
+        },
         &[0x00, 0x02, 40, 0x08, 0],
     );
 }

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::Command;
-use lockstep_server::engine::wire::message::Uplink;
+use lockstep_server::engine::wire::message::{Uplink, Version};
 use lockstep_server::sim::rng::Rng;
 use support::*;
 
@@ -84,6 +84,7 @@ fn payload(rng: &mut Rng) -> Vec<u8> {
             player: PlayerId(1 + below(rng, 4)),
             room: RoomId(6 + below(rng, 3)),
             token: "t".repeat(below(rng, 40) as usize),
+            version: Version::V1,
         }
         .encode(&mut data),
         1 => Uplink::Heartbeat.encode(&mut data),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lockstep_server::engine::config::Config;
 use lockstep_server::engine::id::{PlayerId, RoomId};
-use lockstep_server::engine::wire::message::Uplink;
+use lockstep_server::engine::wire::message::{Uplink, Version};
 use support::*;
 
 /// Bytes for each of `count` things, from what was live before and after.
@@ -52,6 +52,7 @@ fn an_idle_session_costs_under_8_kilobytes_and_a_waiting_room_under_2() {
             player: PlayerId(members(room)[0]),
             room: RoomId(room),
             token: String::new(),
+            version: Version::V1,
         };
         world.say(peer, &connect);
         world.run_ms(15);

@@ -20,15 +20,20 @@ use lockstep_server::sim::{World, run};
 
 // --- Worlds -----------------------------------------------------------------------------------
 
-fn all_pass(seeds: std::ops::Range<u64>) -> Happened {
+/// Returns what befell them, and how many frames clients had when they came back.
+fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, u64) {
     let mut faults = Happened::default();
+    let mut resumed = 0;
     for seed in seeds {
         match run(seed) {
-            Ok(report) => faults.add(&report.faults),
+            Ok(report) => {
+                faults.add(&report.faults);
+                resumed += report.resumed;
+            }
             Err(failure) => panic!("{failure}"),
         }
     }
-    faults
+    (faults, resumed)
 }
 
 #[test]
@@ -37,9 +42,13 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         .map(|seeds| std::thread::spawn(|| all_pass(seeds)))
         .into();
     let mut faults = Happened::default();
+    let mut resumed = 0;
     for piece in pieces {
-        faults.add(&piece.join().unwrap());
+        let (happened, frames) = piece.join().unwrap();
+        faults.add(&happened);
+        resumed += frames;
     }
+    assert!(resumed > 0, "nobody ever resumes");
     for kind in Fault::ALL {
         assert!(faults.of(*kind) > 0, "{} never happens", kind.name());
     }
@@ -198,7 +207,11 @@ impl Watched {
     }
 
     fn tell_start(&mut self, seat: usize) {
-        let event = ClientEvent::Started { unix_seconds: 100 };
+        let event = ClientEvent::Started {
+            unix_seconds: 100,
+            next: 0,
+            head: 0,
+        };
         self.oracle.heard(self.conns[seat], &event).unwrap();
     }
 
@@ -416,7 +429,11 @@ fn wrong_news_for_a_client_are_found() {
         let mut watched = Watched::new();
         watched.oracle.heard(watched.conns[0], &event)
     };
-    let stamp = heard(ClientEvent::Started { unix_seconds: 101 });
+    let stamp = heard(ClientEvent::Started {
+        unix_seconds: 101,
+        next: 0,
+        head: 0,
+    });
     assert!(matches!(stamp, Err(Violation::Stamp { .. })));
     let closed = heard(ClientEvent::Closed);
     assert!(matches!(closed, Err(Violation::ClosedEarly { .. })));

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::engine::transmit::Transmits;
-use lockstep_server::engine::wire::message::Uplink;
+use lockstep_server::engine::wire::message::{Uplink, Version};
 use lockstep_server::limits::{RECEIVE_WINDOW, SEGMENT_PAYLOAD_MAX};
 use support::*;
 
@@ -49,6 +49,7 @@ fn a_session_that_proved_nothing_holds_under_24_kilobytes_whatever_is_sent() {
         player: PlayerId(1),
         room: RoomId(7),
         token: String::new(),
+        version: Version::V1,
     }
     .encode(&mut connect);
     for len in [1, 16, 100, SEGMENT_PAYLOAD_MAX, 2000] {

@@ -276,6 +276,7 @@ struct Totals {
     steps: u64,
     lasted: Duration,
     conversations: u64,
+    resumed: u64,
     network: Tally,
     faults: Happened,
     server: Counters,
@@ -289,6 +290,7 @@ impl Totals {
         self.steps += report.steps;
         self.lasted += report.lasted;
         self.conversations += report.conversations;
+        self.resumed += report.resumed;
         self.network.sent += report.network.sent;
         self.network.lost += report.network.lost;
         self.network.cut += report.network.cut;
@@ -316,10 +318,11 @@ impl fmt::Display for Totals {
         let (server, network) = (&self.server, &self.network);
         writeln!(
             f,
-            "worlds:   {} steps, {:.0} virtual seconds, {} conversations",
+            "worlds:   {} steps, {:.0} virtual seconds, {} conversations, {} frames resumed over",
             self.steps,
             self.lasted.as_secs_f64(),
-            self.conversations
+            self.conversations,
+            self.resumed
         )?;
         writeln!(
             f,

@@ -27,6 +27,9 @@ use crate::limits::{
 /// The least by which the log grows, in bytes.
 const GROWTH_MIN: usize = 1024;
 
+/// Frames from one entry of the index to the next.
+const INDEX_EVERY: FrameId = 64;
+
 /// The place of a seat in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
@@ -43,6 +46,9 @@ pub struct FrameLog {
     bytes: Vec<u8>,
     /// The next unsealed frame.
     head: FrameId,
+    /// Where in `bytes` the first frame begins that is not before frame 0, [`INDEX_EVERY`], and so
+    /// on.
+    index: Vec<u32>,
     open: OpenFrame,
 }
 
@@ -70,6 +76,18 @@ impl FrameLog {
         !self.open.encoded.is_empty()
     }
 
+    /// The place of this frame, or of the head if it does not exist yet.
+    pub fn cursor_at(&self, frame: FrameId) -> Cursor {
+        let frame = frame.min(self.head);
+        let entry = usize::try_from(frame / INDEX_EVERY).expect("32 bits fit");
+        let offset = self.index.get(entry).or(self.index.last()).copied();
+        let mut offset = usize::try_from(offset.unwrap_or(0)).expect("32 bits fit");
+        while let Some((_, end)) = self.frame_at(offset).filter(|(id, _)| *id < frame) {
+            offset = end;
+        }
+        Cursor { frame, offset }
+    }
+
     /// Puts an input into the open frame, or, where that is full, among those that wait for
     /// the next ones. The order of a seat's inputs is kept.
     ///
@@ -91,6 +109,11 @@ impl FrameLog {
     /// Seals the open frame and opens the next one, into which waiting inputs go. Returns
     /// how many inputs the sealed frame holds.
     pub fn seal(&mut self) -> usize {
+        if self.head.is_multiple_of(INDEX_EVERY) {
+            let offset = u32::try_from(self.bytes.len());
+            self.index
+                .push(offset.expect("a log is smaller than 4 GiB"));
+        }
         let count = self.open.count();
         if count > 0 {
             let needed = self.open.encoded.len() + frame::FRAME_OVERHEAD_MAX;

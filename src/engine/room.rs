@@ -16,13 +16,13 @@ use std::time::Duration;
 use super::auth::RoomSecret;
 use super::broadcast::Broadcast;
 use super::drops::Drop;
-use super::frame_log::{Cursor, FrameLog};
+use super::frame_log::FrameLog;
 use super::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
 use super::outbox::{Effect, Outbox};
 use super::seat::{SeatState, Stage};
 use super::time::Time;
 use super::view::{OverReason, Phase, RoomView, SeatView};
-use super::wire::message::{Downlink, Uplink};
+use super::wire::message::{Downlink, Follows, Uplink, Version, Welcome};
 use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
 
 /// What a room is made of, all of it checked.
@@ -194,6 +194,15 @@ impl Room {
         &self.log
     }
 
+    /// What a client of v2 is told when it is let in.
+    pub fn welcome(&self) -> Welcome {
+        Welcome {
+            match_id: self.match_id(),
+            hz: self.rules.hz,
+            head: self.broadcast_head,
+        }
+    }
+
     /// When [`Room::handle_timeout`] has something to do.
     pub fn next_deadline(&self) -> Time {
         match &self.state {
@@ -255,10 +264,10 @@ impl Room {
 
     /// A session has taken the seat, perhaps from another one: the flow begins anew. Not in
     /// a room that is over.
-    pub fn take_seat(&mut self, now: Now, seat: Seat, out: &mut Outbox) {
+    pub fn take_seat(&mut self, now: Now, seat: Seat, version: Version, out: &mut Outbox) {
         let waiting = matches!(self.state, State::Waiting { .. });
         let state = &mut self.seats[seat.index()];
-        state.take();
+        state.take(version);
         // A new client has to say again that it is ready; in play that is for its frames.
         state.ready &= !waiting;
         self.online_changed(now, out);
@@ -331,7 +340,15 @@ impl Room {
         match message {
             Uplink::JoinRoom => self.join(now, seat, out),
             Uplink::Progress(percent) => self.progress(seat, *percent, out),
-            Uplink::Ready => self.ready(now, seat, out),
+            Uplink::Ready => self.ready(now, seat, 0, out),
+            Uplink::Resume(held) => {
+                let next = if held.match_id == self.match_id() {
+                    held.next
+                } else {
+                    0
+                };
+                self.ready(now, seat, next, out)
+            }
             Uplink::Input(command) => {
                 if !self.is_playing() {
                     return Err(Drop::OutOfPhase);
@@ -394,7 +411,7 @@ impl Room {
         Ok(())
     }
 
-    fn ready(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
+    fn ready(&mut self, now: Now, seat: Seat, next: FrameId, out: &mut Outbox) -> Result<(), Drop> {
         match self.state {
             State::Waiting { .. } => {
                 self.seats[seat.index()].ready = true;
@@ -402,13 +419,20 @@ impl Room {
                 self.joined(now, seat, out);
                 Ok(())
             }
-            State::Playing { .. } => self.stream_again(now, seat, out),
+            State::Playing { .. } => self.stream_again(now, seat, next, out),
             State::Over { .. } => Err(Drop::OutOfPhase),
         }
     }
 
-    /// Ready in a running room: Start with the original stamp, then every frame from 0.
-    fn stream_again(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
+    /// Ready in a running room: Start with the original stamp, then every frame from `next` on,
+    /// which is 0 for a client of v1.
+    fn stream_again(
+        &mut self,
+        now: Now,
+        seat: Seat,
+        next: FrameId,
+        out: &mut Outbox,
+    ) -> Result<(), Drop> {
         let state = &mut self.seats[seat.index()];
         if state
             .restreamed_at
@@ -419,16 +443,29 @@ impl Room {
         state.restreamed_at = Some(now.time);
         state.ready = true;
         out.send(seat, &Downlink::Ready);
-        self.stream_from_start(seat, out);
+        self.stream_from(seat, next, out);
         Ok(())
     }
 
-    fn stream_from_start(&mut self, seat: Seat, out: &mut Outbox) {
+    /// Tells the seat of the start, and owes it the frames from `next` on. A client that claims
+    /// more than there is gets everything: it must be of another history.
+    fn stream_from(&mut self, seat: Seat, next: FrameId, out: &mut Outbox) {
         let unix_seconds = self.started_unix.expect("a match in play has started");
-        out.send(seat, &Downlink::Start { unix_seconds });
         let state = &mut self.seats[seat.index()];
+        let speaks_v2 = state.version == Version::V2;
+        let next = if speaks_v2 && next <= self.broadcast_head {
+            next
+        } else {
+            0
+        };
         state.stage = Stage::Streaming;
-        state.cursor = Cursor::default();
+        state.cursor = self.log.cursor_at(next);
+        let head = self.broadcast_head;
+        let start = Downlink::Start {
+            unix_seconds,
+            follows: speaks_v2.then_some(Follows { next, head }),
+        };
+        out.send(seat, &start);
         out.push(Effect::Pump(seat));
     }
 
@@ -499,7 +536,7 @@ impl Room {
             // What was owed of the others' loading means nothing any more.
             seat.progress_owed.clear();
             if seat.stage >= Stage::Joined {
-                self.stream_from_start(Seat::from_index(index), out);
+                self.stream_from(Seat::from_index(index), 0, out);
             }
         }
     }

@@ -14,7 +14,7 @@ use super::server::Server;
 use super::session::{Place, RoomKey, Session, SessionKey};
 use super::time::Time;
 use super::view::OverReason;
-use super::wire::message::{ConnectCode, Downlink, Uplink};
+use super::wire::message::{ConnectCode, Downlink, Uplink, Version};
 use super::wire::packet::{Packet, PacketReader};
 use crate::limits::{DROPPABLE_BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX};
 
@@ -72,7 +72,9 @@ impl Server {
                 player,
                 room,
                 token,
+                version,
             } => {
+                self.sessions[key].version = version;
                 self.connect(now, key, player, room, &token);
                 Ok(())
             }
@@ -101,8 +103,14 @@ impl Server {
     /// the address is proved, and else with the proof.
     fn connect(&mut self, now: Time, key: SessionKey, player: PlayerId, id: RoomId, token: &str) {
         let found = self.admit(now, player, id, token);
-        let code = found.map_or_else(|refusal| refusal.code, |_| ConnectCode::Ok);
-        self.say(now, key, &Downlink::Connect(code));
+        let answer = match found {
+            Ok((room, _)) if self.sessions[key].version == Version::V2 => {
+                Downlink::Welcome(self.rooms[room].room.welcome())
+            }
+            Ok(_) => Downlink::Connect(ConnectCode::Ok),
+            Err(refusal) => Downlink::Connect(refusal.code),
+        };
+        self.say(now, key, &answer);
         match found {
             Ok((room, seat)) => {
                 self.leave_other_seat(now, key, room, seat);
@@ -215,7 +223,10 @@ impl Server {
             player,
             room: id,
         });
-        self.in_room(now, room, |room, now, out| room.take_seat(now, seat, out));
+        let version = self.sessions[key].version;
+        self.in_room(now, room, |room, now, out| {
+            room.take_seat(now, seat, version, out)
+        });
     }
 
     /// Tells a session's room that it has fallen silent, or speaks again.
@@ -288,7 +299,7 @@ impl Server {
         let moment = self.now(now);
         let room = &mut self.rooms[key].room;
         for seat in held {
-            room.take_seat(moment, seat, &mut out);
+            room.take_seat(moment, seat, Version::V1, &mut out);
         }
         room.end(moment, OverReason::Failed, &mut out);
         if was_over {

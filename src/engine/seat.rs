@@ -5,6 +5,7 @@
 use super::frame_log::Cursor;
 use super::id::{Percent, PlayerId, Seat};
 use super::time::Time;
+use super::wire::message::Version;
 
 /// How far the client that holds the seat has come in the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +27,8 @@ pub(super) struct SeatState {
     pub(super) player: PlayerId,
     /// How far its client is.
     pub(super) stage: Stage,
+    /// What the client that holds it speaks.
+    pub(super) version: Version,
     /// A session holds it and has shown a sign of life lately.
     pub(super) online: bool,
     /// It knows the others: it may be told of their progress.
@@ -51,6 +54,7 @@ impl SeatState {
         SeatState {
             player,
             stage: Stage::Vacant,
+            version: Version::V1,
             online: false,
             knows_others: false,
             ready: false,
@@ -69,8 +73,9 @@ impl SeatState {
     }
 
     /// A session takes it, at the beginning of the flow.
-    pub(super) fn take(&mut self) {
+    pub(super) fn take(&mut self, version: Version) {
         self.stage = Stage::Connected;
+        self.version = version;
         self.online = true;
         self.leave_flow();
     }

@@ -24,6 +24,7 @@ use super::id::{Conv, MatchId, Seat};
 use super::link::{Link, Valve};
 use super::time::Time;
 use super::transmit::Sink;
+use super::wire::message::Version;
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
@@ -96,6 +97,8 @@ pub(super) struct Session {
     pub(super) addr: SocketAddr,
     pub(super) place: Place,
     pub(super) rival: Rival,
+    /// What its client speaks, as far as it has said.
+    pub(super) version: Version,
     /// Its number among the guests: it holds no seat, and is no candidate.
     pub(super) guest: Option<GuestId>,
     /// What it may still cost.
@@ -165,6 +168,7 @@ impl Session {
             addr,
             place: Place::None,
             rival: Rival::None,
+            version: Version::V1,
             guest: None,
             budget: Budget::new(now),
             reader: PacketReader::default(),

@@ -12,7 +12,7 @@ use super::oracle::Conn;
 use super::script::Act;
 use super::world::{Device, Health, World};
 use crate::engine::id::{Conv, PlayerId, RoomId};
-use crate::engine::wire::message::Uplink;
+use crate::engine::wire::message::{Uplink, Version};
 use crate::engine::wire::segment::{Cmd, Segment, write};
 
 /// Windows that a forger claims.
@@ -164,6 +164,7 @@ impl World {
             player,
             room,
             token,
+            version: Version::V1,
         };
         connect.encode(&mut body);
         let mut forgery = Forgery::default();

@@ -60,6 +60,8 @@ pub enum Violation {
         now: Time,
         wait: Duration,
     },
+    #[error("conversation {conn}: it was resumed at frame {next}, which it does not hold")]
+    Resumed { conn: Conn, next: FrameId },
     #[error("match {of}: it went on after its end: {head} frames")]
     FramesAfterEnd { of: Match, head: FrameId },
     #[error("match {of}: what was sealed has changed")]
@@ -208,6 +210,8 @@ struct ConnRecord {
     logged: u32,
     /// The next frame, once it was told of the start.
     next_frame: Option<FrameId>,
+    /// What the same client holds from its conversations before: a match, and the next frame.
+    held: Option<(Match, FrameId)>,
     closed: bool,
 }
 
@@ -231,6 +235,8 @@ pub struct Oracle {
     inputs: u64,
     /// How often a seat was given.
     turns: u64,
+    /// Frames that were not sent again.
+    resumed: u64,
     /// The server was asked to stop.
     stopping: bool,
     scratch: Vec<u8>,
@@ -627,9 +633,22 @@ impl Oracle {
             sent: Vec::new(),
             logged: 0,
             next_frame: None,
+            held: None,
             closed: false,
         });
         self.conns.len() - 1
+    }
+
+    /// A conversation goes on with what the same client has from the one before.
+    pub fn continues(&mut self, conn: Conn, before: Conn) {
+        let before = &self.conns[before];
+        let own = before.plays.zip(before.next_frame);
+        self.conns[conn].held = own.or(before.held);
+    }
+
+    /// Frames that clients did not need again because they held them.
+    pub fn resumed(&self) -> u64 {
+        self.resumed
     }
 
     /// A conversation was given its seat.
@@ -686,7 +705,9 @@ impl Oracle {
             }),
             ClientEvent::Refused(code) => self.refused(conn, *code),
             ClientEvent::Joined { seat, others, seed } => self.joined(conn, *seat, others, *seed),
-            ClientEvent::Started { unix_seconds } => self.told_start(conn, *unix_seconds),
+            ClientEvent::Started {
+                unix_seconds, next, ..
+            } => self.told_start(conn, *unix_seconds, *next),
             ClientEvent::Frame(frame) => self.delivered(conn, frame),
             ClientEvent::Closed => self.closed(conn),
             ClientEvent::Connected
@@ -739,7 +760,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn told_start(&mut self, conn: Conn, got: i64) -> Result<(), Violation> {
+    fn told_start(&mut self, conn: Conn, got: i64, next: FrameId) -> Result<(), Violation> {
         let own = &mut self.conns[conn];
         let expected = own.plays.and_then(|of| self.matches[of].started_unix);
         if expected != Some(got) {
@@ -749,7 +770,12 @@ impl Oracle {
                 expected,
             });
         }
-        own.next_frame = Some(0);
+        // From 0, or behind what it holds of the same match.
+        if next > 0 && own.held != own.plays.map(|of| (of, next)) {
+            return Err(Violation::Resumed { conn, next });
+        }
+        own.next_frame = Some(next);
+        self.resumed += u64::from(next);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use crate::engine::auth::RoomSecret;
 use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
 use crate::engine::time::Time;
 use crate::engine::view::RoomSpec;
+use crate::engine::wire::message::Version;
 
 /// Time between two looks of a player at a client that may be stuck.
 const WATCH_EVERY: Duration = Duration::from_millis(300);
@@ -361,6 +362,11 @@ impl World {
         config.conv = conv;
         config.clock_base = self.rng.bits32();
         config.heartbeat_every = heartbeat_every;
+        config.version = if self.rng.per_mille(500) {
+            Version::V2
+        } else {
+            Version::V1
+        };
         let mut client = Client::new(self.now, config);
         client.join();
         if ready_at_once {
@@ -410,6 +416,7 @@ impl World {
         let conn = self.open_conn(player);
         let (conv, clock) = (Conv(self.rng.bits32()), self.rng.bits32());
         let now = self.now;
+        self.oracle.continues(conn, self.devices[device].conn);
         let own = &mut self.devices[device];
         own.conn = conn;
         own.client.reconnect(now, conv, clock);

@@ -108,6 +108,8 @@ pub struct Report {
     pub counters: Counters,
     /// Conversations that clients began.
     pub conversations: u64,
+    /// Frames that were not sent again to clients that held them.
+    pub resumed: u64,
 }
 
 /// Runs the world of a seed to its end.
@@ -421,6 +423,7 @@ impl World {
             faults: self.faults,
             counters: self.server.counters(),
             conversations: self.conversations,
+            resumed: self.oracle.resumed(),
         }
     }
 

@@ -19,7 +19,9 @@ use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::view::{RoomSpec, RoomView};
 use lockstep_server::engine::wire::frame::{Command, Frame, decode_frames};
-use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink};
+use lockstep_server::engine::wire::message::{
+    ConnectCode, Downlink, Follows, Uplink, Version, Welcome,
+};
 use lockstep_server::engine::wire::packet::PacketReader;
 use lockstep_server::engine::wire::segment::{self, Cmd, Segment};
 use lockstep_server::limits::DOWNLINK_BODY_MAX;
@@ -43,6 +45,10 @@ pub(crate) enum Said {
     Progress(u64, i32),
     Ready,
     Start(i64),
+    /// In v2.
+    Welcome(Welcome),
+    /// In v2.
+    StartFrom(i64, Follows),
     Frames(Vec<Frame>),
     Result,
     Close,
@@ -181,6 +187,7 @@ impl World {
                 player: PlayerId(player),
                 room: ROOM,
                 token: String::new(),
+                version: Version::V1,
             },
         );
     }
@@ -453,7 +460,15 @@ pub(crate) fn read_message(message: &[u8]) -> Said {
         },
         Downlink::Progress { player, percent } => Said::Progress(player.0, percent.on_wire()),
         Downlink::Ready => Said::Ready,
-        Downlink::Start { unix_seconds } => Said::Start(unix_seconds),
+        Downlink::Welcome(welcome) => Said::Welcome(welcome),
+        Downlink::Start {
+            unix_seconds,
+            follows: None,
+        } => Said::Start(unix_seconds),
+        Downlink::Start {
+            unix_seconds,
+            follows: Some(follows),
+        } => Said::StartFrom(unix_seconds, follows),
         Downlink::Frames(body) => Said::Frames(decode_frames(body).unwrap()),
         Downlink::Result => Said::Result,
         Downlink::Close => Said::Close,

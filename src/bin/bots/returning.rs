@@ -366,9 +366,9 @@ impl Player {
     fn read(&mut self, now: Time, event: ClientEvent, shared: &mut Shared) {
         match event {
             ClientEvent::Connected => self.connected = Some(now),
-            ClientEvent::Started { .. } => {
+            ClientEvent::Started { next, .. } => {
                 self.started = Some(now);
-                self.expected = 0;
+                self.expected = next;
                 let first_input = now + self.input_every.mul_f64(self.phase);
                 self.next_input = self.presses.then_some(first_input);
             }

@@ -1,4 +1,4 @@
-//! Messages of v1 as typed values, in both directions.
+//! Messages of v1 and v2 as typed values, in both directions.
 //!
 //! [`Uplink`] is what a client says and [`Downlink`] what the server says. Each encodes to
 //! and decodes from a packet, because the server and [`crate::client`] stand at opposite
@@ -8,7 +8,7 @@ use super::frame::Command;
 use super::packet::{self, Packet};
 use super::pb::{self, Id};
 use crate::engine::drops::Drop;
-use crate::engine::id::{Percent, PlayerId, RoomId};
+use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId};
 
 /// The server's answer to a Connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,52 @@ impl From<pb::Errorcode> for ConnectCode {
     }
 }
 
+/// A version of the protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// The original's.
+    #[default]
+    V1,
+    /// With resume.
+    V2,
+}
+
+impl Version {
+    /// What is spoken with a client that announces this number, 0 if none.
+    fn announced(number: u32) -> Version {
+        if number >= 2 {
+            Version::V2
+        } else {
+            Version::V1
+        }
+    }
+
+    /// The number on the wire; v1 has none.
+    fn on_wire(self) -> Option<u32> {
+        (self == Version::V2).then_some(2)
+    }
+}
+
+/// Frames of a match that a client holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The match.
+    pub match_id: MatchId,
+    /// It holds all frames before this one.
+    pub next: FrameId,
+}
+
+/// What a client of v2 is told when it is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// The match.
+    pub match_id: MatchId,
+    /// Frames per second.
+    pub hz: u32,
+    /// Frames sealed so far.
+    pub head: FrameId,
+}
+
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uplink<'a> {
@@ -60,6 +106,8 @@ pub enum Uplink<'a> {
         room: RoomId,
         /// Whatever the game's backend handed out.
         token: String,
+        /// The newest version it speaks.
+        version: Version,
     },
     /// "I am here."
     Heartbeat,
@@ -69,6 +117,8 @@ pub enum Uplink<'a> {
     Progress(Percent),
     /// "Start, or send me the frames."
     Ready,
+    /// "Start, or send me the frames that I do not hold": a Ready of v2.
+    Resume(Held),
     /// What the player did.
     Input(Command),
     /// "The match ended, and this player won."
@@ -93,6 +143,7 @@ impl<'a> Uplink<'a> {
                 Uplink::Connect {
                     player: PlayerId(message.player_id()),
                     room: RoomId(message.battle_id()),
+                    version: Version::announced(message.version()),
                     token: message.token.unwrap_or_default(),
                 }
             }
@@ -102,7 +153,17 @@ impl<'a> Uplink<'a> {
                 let message = decode::<pb::C2sProgressMsg>(body)?;
                 Uplink::Progress(Percent::clamped(message.pro()))
             }
-            Ok(Id::MsgReady) => Uplink::Ready,
+            // What v1 says in its body is ignored, as the original does.
+            Ok(Id::MsgReady) => match decode::<pb::C2sReadyMsg>(body) {
+                Ok(pb::C2sReadyMsg {
+                    match_id: Some(match_id),
+                    next_frame: Some(next),
+                }) => Uplink::Resume(Held {
+                    match_id: MatchId(match_id),
+                    next,
+                }),
+                Ok(_) | Err(_) => Uplink::Ready,
+            },
             Ok(Id::MsgInput) => {
                 let message = decode::<pb::C2sInputMsg>(body)?;
                 Uplink::Input(Command {
@@ -128,11 +189,13 @@ impl<'a> Uplink<'a> {
                 player,
                 room,
                 token,
+                version,
             } => {
                 let message = pb::C2sConnectMsg {
                     player_id: Some(player.0),
                     battle_id: Some(room.0),
                     token: Some(token.clone()),
+                    version: version.on_wire(),
                 };
                 write(out, Id::MsgConnect, &message);
             }
@@ -145,6 +208,13 @@ impl<'a> Uplink<'a> {
                 write(out, Id::MsgProgress, &message);
             }
             Uplink::Ready => write_empty(out, Id::MsgReady),
+            Uplink::Resume(held) => {
+                let message = pb::C2sReadyMsg {
+                    match_id: Some(held.match_id.0),
+                    next_frame: Some(held.next),
+                };
+                write(out, Id::MsgReady, &message);
+            }
             Uplink::Input(command) => {
                 let message = pb::C2sInputMsg {
                     sid: Some(command.sid),
@@ -168,11 +238,22 @@ impl<'a> Uplink<'a> {
     }
 }
 
+/// The frames that follow a Start of v2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follows {
+    /// The first one.
+    pub next: FrameId,
+    /// Frames sealed so far.
+    pub head: FrameId,
+}
+
 /// What the server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Downlink<'a> {
-    /// The answer to a Connect.
+    /// The answer to a Connect: in v2 only if it is a refusal.
     Connect(ConnectCode),
+    /// The answer of v2 to a Connect that is accepted.
+    Welcome(Welcome),
     /// The answer to a Heartbeat.
     Heartbeat,
     /// The answer to a JoinRoom.
@@ -197,6 +278,8 @@ pub enum Downlink<'a> {
     Start {
         /// When, in Unix seconds.
         unix_seconds: i64,
+        /// In v2, what follows.
+        follows: Option<Follows>,
     },
     /// Frames: the body of an S2C_FrameMsg, for [`super::frame::decode_frames`].
     Frames(&'a [u8]),
@@ -219,8 +302,19 @@ impl<'a> Downlink<'a> {
                     Id::MsgConnect,
                     &pb::S2cConnectMsg {
                         error_code: Some(code),
+                        ..pb::S2cConnectMsg::default()
                     },
                 );
+            }
+            Downlink::Welcome(welcome) => {
+                let message = pb::S2cConnectMsg {
+                    error_code: Some(i32::from(pb::Errorcode::ErrOk)),
+                    version: Version::V2.on_wire(),
+                    match_id: Some(welcome.match_id.0),
+                    hz: Some(welcome.hz),
+                    head: Some(welcome.head),
+                };
+                write(out, Id::MsgConnect, &message);
             }
             Downlink::Heartbeat => write_empty(out, Id::MsgHeartbeat),
             Downlink::JoinRoom { seat, others, seed } => {
@@ -243,14 +337,16 @@ impl<'a> Downlink<'a> {
                 write(out, Id::MsgProgress, &message);
             }
             Downlink::Ready => write_empty(out, Id::MsgReady),
-            Downlink::Start { unix_seconds } => {
-                write(
-                    out,
-                    Id::MsgStart,
-                    &pb::S2cStartMsg {
-                        time_stamp: Some(*unix_seconds),
-                    },
-                );
+            Downlink::Start {
+                unix_seconds,
+                follows,
+            } => {
+                let message = pb::S2cStartMsg {
+                    time_stamp: Some(*unix_seconds),
+                    next_frame: follows.map(|follows| follows.next),
+                    head: follows.map(|follows| follows.head),
+                };
+                write(out, Id::MsgStart, &message);
             }
             Downlink::Frames(body) => write_bytes(out, Id::MsgFrame, body),
             Downlink::Result => write_empty(out, Id::MsgResult),
@@ -267,7 +363,17 @@ impl<'a> Downlink<'a> {
         let body = packet.body;
         Ok(match Id::try_from(i32::from(packet.id)) {
             Ok(Id::MsgConnect) => {
-                Downlink::Connect(decode::<pb::S2cConnectMsg>(body)?.error_code().into())
+                let message = decode::<pb::S2cConnectMsg>(body)?;
+                match Version::announced(message.version()) {
+                    Version::V2 if message.error_code() == pb::Errorcode::ErrOk => {
+                        Downlink::Welcome(Welcome {
+                            match_id: MatchId(message.match_id()),
+                            hz: message.hz(),
+                            head: message.head(),
+                        })
+                    }
+                    _ => Downlink::Connect(message.error_code().into()),
+                }
             }
             Ok(Id::MsgHeartbeat) => Downlink::Heartbeat,
             Ok(Id::MsgJoinRoom) => {
@@ -291,9 +397,17 @@ impl<'a> Downlink<'a> {
                 }
             }
             Ok(Id::MsgReady) => Downlink::Ready,
-            Ok(Id::MsgStart) => Downlink::Start {
-                unix_seconds: decode::<pb::S2cStartMsg>(body)?.time_stamp(),
-            },
+            Ok(Id::MsgStart) => {
+                let message = decode::<pb::S2cStartMsg>(body)?;
+                let follows = message.next_frame.map(|next| Follows {
+                    next,
+                    head: message.head().max(next),
+                });
+                Downlink::Start {
+                    unix_seconds: message.time_stamp(),
+                    follows,
+                }
+            }
             Ok(Id::MsgFrame) => Downlink::Frames(body),
             Ok(Id::MsgResult) => Downlink::Result,
             Ok(Id::MsgClose) => Downlink::Close,

@@ -290,10 +290,13 @@ impl Player {
             let is_ending = shared.rooms[self.room].is_ending;
             match event {
                 ClientEvent::Frame(frame) => self.frame(&frame, shared),
-                ClientEvent::Started { .. } => {
+                ClientEvent::Started { next, .. } => {
                     self.has_started = true;
-                    self.expected = 0;
-                    self.ledger.begin_stream();
+                    // Else it goes on where it was, and the next frame tells if not.
+                    if next == 0 {
+                        self.expected = 0;
+                        self.ledger.begin_stream();
+                    }
                     shared.tally.streams += 1;
                 }
                 ClientEvent::Refused(_) if is_ending => self.stage = Stage::Left,

@@ -196,7 +196,7 @@ impl fmt::Display for SoakReport {
         )?;
         writeln!(
             f,
-            "frames            {} delivered in {} streams from 0",
+            "frames            {} delivered in {} streams",
             t.frames, t.streams
         )?;
         writeln!(

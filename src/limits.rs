@@ -57,8 +57,8 @@ pub const SEND_WINDOW: u16 = 256;
 /// Segments of frames that may wait inside KCP; the rest waits in the frame log.
 pub const FRAME_SEGMENTS_IN_KCP_MAX: usize = 64;
 
-/// Segments waiting inside KCP from which on answers that can be missed (heartbeats,
-/// echoes, progress) are left out.
+/// Segments waiting inside KCP from which on answers that can be missed (heartbeats and
+/// echoes) are left out.
 pub const DROPPABLE_BACKLOG_MAX: usize = 192;
 
 /// Segments waiting inside KCP from which on the session is ended: the peer asks and asks

@@ -20,7 +20,7 @@ use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::view::RoomSpec;
 use lockstep_server::engine::wire::frame::{Command, Frame, FrameInput, decode_frames};
-use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink};
+use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink, Version};
 use lockstep_server::engine::wire::packet::Packet;
 use lockstep_server::limits;
 
@@ -318,6 +318,7 @@ fn what_the_client_says_in_the_examples_is_what_the_page_tells() {
             player: PlayerId(1),
             room: RoomId(2),
             token: "pass".into(),
+            version: Version::V1,
         },
     );
     says("join", Uplink::JoinRoom);
@@ -348,6 +349,7 @@ fn what_the_server_says_in_the_examples_is_what_the_page_tells() {
         "start",
         Downlink::Start {
             unix_seconds: 1_700_000_000,
+            follows: None,
         },
     );
 

@@ -20,7 +20,7 @@
 //! - [`client`]: the player's side, without I/O too. Games and bots written in Rust use it,
 //!   and so do the tests and the simulator.
 //! - [`journal`]: the records of which rooms are made again after a crash, as bytes, and how they
-//!   are read. `io::journal` keeps them in files.
+//!   are read. [`io::journal`] keeps them in files.
 //! - [`sim`]: the same engine and the same client under virtual time and a seeded network,
 //!   and the oracle that holds them to the rules.
 //! - [`ticket`]: the signed words that let a player into a room, checked by the engine and made

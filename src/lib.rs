@@ -19,6 +19,8 @@
 //! - [`admin`]: HTTP on a side thread: the form, the API.
 //! - [`client`]: the player's side, without I/O too. Games and bots written in Rust use it,
 //!   and so do the tests and the simulator.
+//! - [`journal`]: the records of which rooms are made again after a crash, as bytes, and how they
+//!   are read. [`io::journal`] keeps them in files.
 //! - [`sim`]: the same engine and the same client under virtual time and a seeded network,
 //!   and the oracle that holds them to the rules.
 //! - [`ticket`]: the signed words that let a player into a room, checked by the engine and made
@@ -37,6 +39,7 @@ pub mod config;
 pub mod engine;
 mod fields;
 pub mod io;
+pub mod journal;
 pub mod limits;
 pub mod sim;
 pub mod ticket;

@@ -303,6 +303,28 @@ pub const WALL_EVERY: Duration = Duration::from_secs(1);
 /// Time for which a server that was asked to stop still flushes its last messages.
 pub const SHUTDOWN_FLUSH: Duration = Duration::from_millis(1500);
 
+// --- Journal ------------------------------------------------------------------------------
+
+/// Bytes of a record's body that its 16-bit length can say. A frame fits, and so does a room.
+pub const JOURNAL_BODY_MAX: usize = u16::MAX as usize;
+
+/// Bytes of a segment from which on the next one is taken: little enough to be read whole at a
+/// start, and 50 s of 2,000 players.
+pub const JOURNAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Age of a segment from which on the next one is taken, if anything is written to it: what is
+/// deleted is a whole segment, so this is by how much an age can be overdrawn.
+pub const JOURNAL_SEGMENT_AGE: Duration = Duration::from_secs(3600);
+
+/// Time between two attempts of a journal that cannot be written.
+pub const JOURNAL_RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// Time between two looks for segments to be deleted.
+pub const JOURNAL_TIDY_EVERY: Duration = Duration::from_secs(10);
+
+/// Places of damage that are told one by one; a disk that goes has millions. All are counted.
+pub const JOURNAL_DAMAGE_TOLD_MAX: usize = 1000;
+
 // --- Client -------------------------------------------------------------------------------
 
 /// Events of a client that wait for its driver, give or take one message; while there are as
@@ -391,6 +413,9 @@ pub const HTTP_STOP: Duration = Duration::from_millis(250);
 
 // A frame in a message of its own must fit the length field.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
+// A frame fits a record, and so does a room of the most players: ids of ten bytes, and the rest.
+const _: () = assert!(FRAME_BYTES_MAX + 16 <= JOURNAL_BODY_MAX);
+const _: () = assert!(*PLAYERS_PER_ROOM_RANGE.end() * 24 + 256 <= JOURNAL_BODY_MAX);
 // An uplink packet must fit a message.
 const _: () = assert!(UPLINK_BODY_MAX + 3 <= UPLINK_MESSAGE_MAX);
 // The smallest bounds of the backlog come first.

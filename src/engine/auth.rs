@@ -42,6 +42,11 @@ impl RoomSecret {
         RoomSecret(bytes)
     }
 
+    /// Its bytes, for the journal.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     /// Its 32 digits, in lower case.
     pub fn to_hex(self) -> String {
         let mut hex = String::with_capacity(32);

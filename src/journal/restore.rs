@@ -1,0 +1,585 @@
+//! Makes rooms of the records of a journal.
+//!
+//! The segments are read in their order, one at a time: [`Restore::read`]. Then
+//! [`Restore::finish`] tells which matches go on, which have ended, and which are lost to damage.
+//!
+//! The rules, for one match:
+//!
+//! - Its records count up from 1. `Created` begins the match anew, and `Resumed` voids what stands
+//!   under its own number and later ones; both are written after a failure, when nobody knows how
+//!   much of the last batch is in the file. Any other number that is not the next one shows a gap.
+//! - A gap, or a record that cannot follow, stops the restore of the match, and of it alone, until
+//!   one of those two heals it.
+//! - Damage whose owner is unknown is under suspicion to be the end of each match that was not over
+//!   and has no record behind it: such a match is not restored either. A match in play has a
+//!   record every few frames, so this is for what was written last.
+//! - What was not on the disk for sure, going by the marks, may be missing after a power cut: there
+//!   a gap is no damage but the end, and the match goes on from before it.
+//! - Damage behind the last whole record of all is the torn end of the journal, to be cut off.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::record::{
+    Batch, Created, FIRST_RECORD, FileHeader, FrameBytes, Pen, Place, Record, Resumed,
+};
+use super::scan::{Damage, Entry, Fault, Found, Scan};
+use crate::engine::id::{FrameId, MatchId, Seat};
+use crate::engine::view::OverReason;
+use crate::limits::JOURNAL_DAMAGE_TOLD_MAX;
+
+/// What a journal holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Rooms whose match goes on, in the order of their matches' ids.
+    pub rooms: Vec<RestoredRoom>,
+    /// Matches that have ended, in the same order.
+    pub finished: Vec<FinishedMatch>,
+    /// Matches that were not over and cannot be restored, in the same order.
+    pub lost: Vec<LostMatch>,
+    /// Damage in the order of the journal without its torn end, the first
+    /// [`JOURNAL_DAMAGE_TOLD_MAX`] places.
+    pub damage: Vec<Damage>,
+    /// How many places of damage there are.
+    pub damage_count: u64,
+    /// The end of the last whole record; what is behind it is to be cut off.
+    pub end: Place,
+    /// Bytes behind it, in its segment and later ones, without the headers of those.
+    pub torn_bytes: u64,
+}
+
+/// A room whose match goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoredRoom {
+    /// The match.
+    pub match_id: MatchId,
+    /// Of what it was made. With its secret.
+    pub created: Created,
+    /// The stamp of Start, in Unix seconds; `None` if it still waits.
+    pub started_unix: Option<i64>,
+    /// The next unsealed frame: one more than the newest that a client can have seen.
+    pub head: FrameId,
+    /// Its frames with input, one after another, as the log of a room keeps them.
+    pub frames: Vec<u8>,
+    /// Which seats a session had taken, by seat.
+    pub joined: Vec<bool>,
+    /// The results, by seat.
+    pub results: Vec<Option<u64>>,
+    /// The number of its next record, which must be a `Resumed`.
+    pub next_seq: u32,
+    /// Where its records begin.
+    pub first_segment: u64,
+    /// Records behind this place were lost with what was not on the disk yet.
+    pub cut: Option<Place>,
+}
+
+/// A match that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedMatch {
+    /// The match.
+    pub match_id: MatchId,
+    /// Of what it was made.
+    pub created: Created,
+    /// The stamp of Start, in Unix seconds; `None` if it never started.
+    pub started_unix: Option<i64>,
+    /// Why it ended.
+    pub reason: OverReason,
+    /// How many frames it had.
+    pub frames: FrameId,
+    /// The results, by seat.
+    pub results: Vec<Option<u64>>,
+    /// Its frames with input, as in [`RestoredRoom::frames`], if the reader keeps them.
+    pub log: Vec<u8>,
+    /// The segments of its first and its last record.
+    pub segments: (u64, u64),
+    /// Why not all of it can be read, if so.
+    pub lack: Option<Lack>,
+}
+
+/// A match that was not over, and cannot be restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostMatch {
+    /// The match.
+    pub match_id: MatchId,
+    /// Of what it was made, if that is known.
+    pub created: Option<Created>,
+    /// Why.
+    pub lack: Lack,
+}
+
+/// Why a match cannot be read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// Where: the damage if it is known, else the record that shows the gap.
+    pub place: Place,
+    /// What.
+    pub why: Why,
+}
+
+/// What is wrong with a match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Records from this number on are missing.
+    Missing(u32),
+    /// The record of this number cannot follow those before it.
+    Senseless(u32),
+    /// Its last records may have been here.
+    Suspected,
+    /// It is the recording of a match: the secret of its room was left out.
+    NoSecret,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.place;
+        match self.why {
+            Why::Missing(seq) => write!(f, "{place}: record {seq} of the match is missing"),
+            Why::Senseless(seq) => write!(f, "{place}: record {seq} cannot follow those before it"),
+            Why::Suspected => write!(f, "{place}: damage that may have been its last records"),
+            Why::NoSecret => write!(f, "{place}: the secret of the room was left out"),
+        }
+    }
+}
+
+// --- One match ----------------------------------------------------------------------------
+
+/// A match as its records have made it so far.
+#[derive(Debug)]
+struct Match {
+    created: Option<Box<Created>>,
+    started_unix: Option<i64>,
+    head: FrameId,
+    frames: Vec<u8>,
+    joined: Vec<bool>,
+    results: Vec<Option<u64>>,
+    over: Option<(OverReason, FrameId)>,
+    /// The number that its next record must have.
+    next: u32,
+    /// Where its first record begins.
+    first: Place,
+    /// Where the last one that counts begins.
+    last: Place,
+    /// The segment of the last one that was seen.
+    last_segment: u64,
+    /// What stops it, and where damage that explains it can begin.
+    lack: Option<Lack>,
+}
+
+impl Match {
+    fn new(place: Place) -> Match {
+        Match {
+            created: None,
+            started_unix: None,
+            head: 0,
+            frames: Vec::new(),
+            joined: Vec::new(),
+            results: Vec::new(),
+            over: None,
+            next: 1,
+            first: place,
+            last: Place::default(),
+            last_segment: place.segment,
+            lack: None,
+        }
+    }
+
+    /// Takes a record in.
+    fn take(&mut self, entry: Entry<'_>) {
+        self.last_segment = entry.place.segment;
+        let heals = match &entry.record {
+            Record::Created(_) => entry.seq == 1,
+            Record::Resumed(_) => {
+                entry.seq <= self.next && self.created.is_some() && self.over.is_none()
+            }
+            // One that is over needs no more of what is missing.
+            Record::Over { reason, frames } if self.lack.is_some() => {
+                self.over = Some((*reason, *frames));
+                return;
+            }
+            _ => false,
+        };
+        if heals {
+            self.lack = None;
+        } else if self.lack.is_some() {
+            return;
+        } else if entry.seq != self.next {
+            self.lack = Some(Lack {
+                place: entry.place,
+                why: if entry.seq > self.next {
+                    Why::Missing(self.next)
+                } else {
+                    Why::Senseless(entry.seq)
+                },
+            });
+            return;
+        }
+        match self.apply(entry.record, entry.place) {
+            Some(()) => {
+                self.last = entry.place;
+                self.next = entry.seq.saturating_add(1);
+            }
+            None => {
+                self.lack = Some(Lack {
+                    place: entry.place,
+                    why: Why::Senseless(entry.seq),
+                });
+            }
+        }
+    }
+
+    /// A record of it was found damaged.
+    fn take_damage(&mut self, place: Place, seq: u32) {
+        self.last_segment = place.segment;
+        if self.lack.is_none() && seq >= self.next {
+            self.lack = Some(Lack {
+                place,
+                why: Why::Missing(self.next),
+            });
+        }
+    }
+
+    /// Changes the match as the record says; `None` if that cannot be.
+    fn apply(&mut self, record: Record<'_>, place: Place) -> Option<()> {
+        if let Record::Created(created) = record {
+            let seats = created.members.len();
+            *self = Match {
+                created: Some(created),
+                joined: vec![false; seats],
+                results: vec![None; seats],
+                ..Match::new(place)
+            };
+            return Some(());
+        }
+        let max_frames = self.created.as_ref()?.max_frames;
+        if self.over.is_some() && !matches!(record, Record::Result { .. }) {
+            return None;
+        }
+        let plays = self.started_unix.is_some();
+        match record {
+            Record::Joined { seat, .. } => *self.joined.get_mut(seat.index())? = true,
+            Record::Started { unix_seconds } if !plays => self.started_unix = Some(unix_seconds),
+            Record::Frame(frame) if plays && frame.id() >= self.head && frame.id() < max_frames => {
+                self.frames.extend_from_slice(frame.bytes());
+                self.head = frame.id() + 1;
+            }
+            Record::Head(head) if plays && head >= self.head && head <= max_frames => {
+                self.head = head;
+            }
+            Record::Result { seat, winner } if plays => {
+                *self.results.get_mut(seat.index())? = Some(winner);
+            }
+            Record::Over { reason, frames } if frames >= self.head && frames <= max_frames => {
+                self.head = frames;
+                self.over = Some((reason, frames));
+            }
+            Record::Resumed(resumed) => self.resume(resumed, max_frames)?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn resume(&mut self, resumed: Resumed, max_frames: FrameId) -> Option<()> {
+        let Resumed {
+            started_unix,
+            head,
+            results,
+        } = resumed;
+        if head > max_frames || started_unix.is_none() && head > 0 {
+            return None;
+        }
+        let mut all = vec![None; self.results.len()];
+        for (seat, winner) in results {
+            *all.get_mut(seat.index())? = Some(winner);
+        }
+        if head < self.head {
+            let kept = frames_before(&self.frames, head);
+            self.frames.truncate(kept);
+        }
+        self.head = head;
+        self.started_unix = started_unix;
+        self.results = all;
+        Some(())
+    }
+}
+
+/// Bytes of the frames before this one.
+fn frames_before(frames: &[u8], head: FrameId) -> usize {
+    let mut rest = frames;
+    while let Some((_, behind)) = FrameBytes::split(rest).filter(|(f, _)| f.id() < head) {
+        rest = behind;
+    }
+    frames.len() - rest.len()
+}
+
+// --- All of them --------------------------------------------------------------------------
+
+/// Reads a journal, segment by segment.
+#[derive(Debug, Default)]
+pub struct Restore {
+    /// Whether the frames of matches that have ended are kept, too.
+    keeps_finished: bool,
+    /// The only match that is looked at, if not all are.
+    only: Option<MatchId>,
+    matches: BTreeMap<MatchId, Match>,
+    /// Where records were lost, in the order of the journal, and whose if that is known.
+    spots: Vec<(Place, Option<MatchId>)>,
+    /// How far each segment that has marks was on the disk for sure.
+    synced: BTreeMap<u64, u64>,
+    damage: Vec<Damage>,
+    damage_count: u64,
+    /// Bytes and places of damage behind the last whole record.
+    tail_bytes: u64,
+    tail_count: u64,
+    /// Where the last whole record ends.
+    end: Place,
+}
+
+impl Restore {
+    /// One that keeps the frames of matches that have ended, too, for their recordings: of all, or
+    /// `only` of this one and nothing of the others. The default keeps those of running ones.
+    pub fn with_finished(only: Option<MatchId>) -> Restore {
+        Restore {
+            keeps_finished: true,
+            only,
+            ..Restore::default()
+        }
+    }
+
+    /// Reads the next segment. Their numbers must ascend.
+    pub fn read(&mut self, segment: u64, bytes: &[u8]) {
+        let scan = Scan::new(segment, bytes);
+        let mut is_unread = scan.header().is_none() && bytes.len() > FIRST_RECORD;
+        if scan.header().is_some_and(|header| header.has_marks) {
+            self.synced.entry(segment).or_insert(0);
+        }
+        for found in scan {
+            match found {
+                Found::Record(entry) => self.take(entry),
+                Found::Damage(damage) => {
+                    is_unread |= matches!(damage.fault, Fault::Version(_));
+                    self.take_damage(damage);
+                }
+            }
+        }
+        if is_unread {
+            // It has records that nobody can read, and so is no torn end.
+            self.whole_up_to(Place {
+                segment,
+                offset: bytes.len() as u64,
+            });
+        }
+    }
+
+    fn whole_up_to(&mut self, end: Place) {
+        self.tail_bytes = 0;
+        self.tail_count = 0;
+        self.end = end;
+    }
+
+    fn take(&mut self, entry: Entry<'_>) {
+        self.whole_up_to(Place {
+            offset: entry.place.offset + entry.len,
+            ..entry.place
+        });
+        if let Record::Mark(to) = entry.record {
+            if let Some(synced) = self.synced.get_mut(&to.segment) {
+                *synced = to.offset.max(*synced);
+            }
+            return;
+        }
+        if self.only.is_some_and(|only| only != entry.match_id) {
+            return;
+        }
+        let of = self.matches.entry(entry.match_id);
+        let of = of.or_insert_with(|| Match::new(entry.place));
+        of.take(entry);
+        if of.over.is_some() && !self.keeps_finished {
+            // Nobody asks a start for the frames of a match that has ended.
+            of.frames = Vec::new();
+        }
+    }
+
+    fn take_damage(&mut self, damage: Damage) {
+        self.damage_count += 1;
+        self.tail_count += 1;
+        let owner = damage.owner.map(|owner| owner.match_id);
+        if let Some(owner) = damage
+            .owner
+            .filter(|owner| self.only.is_none_or(|o| o == owner.match_id))
+        {
+            let of = self.matches.entry(owner.match_id);
+            let of = of.or_insert_with(|| Match::new(damage.place));
+            of.take_damage(damage.place, owner.seq);
+        }
+        self.tail_bytes += damage.len;
+        if damage.costs_records() {
+            self.spots.push((damage.place, owner));
+        }
+        if self.damage.len() < JOURNAL_DAMAGE_TOLD_MAX {
+            self.damage.push(damage);
+        }
+    }
+
+    /// What all of it comes to.
+    pub fn finish(mut self) -> Restored {
+        let mut restored = Restored {
+            end: self.end,
+            torn_bytes: self.tail_bytes,
+            damage_count: self.damage_count - self.tail_count,
+            ..Restored::default()
+        };
+        self.spots.retain(|(place, _)| *place < self.end);
+        self.damage.retain(|damage| damage.place < self.end);
+        restored.damage = std::mem::take(&mut self.damage);
+        for (id, of) in std::mem::take(&mut self.matches) {
+            self.judge(id, of, &mut restored);
+        }
+        restored
+    }
+
+    fn judge(&self, match_id: MatchId, of: Match, restored: &mut Restored) {
+        let created = of.created.map(|created| *created);
+        if let Some((reason, frames)) = of.over {
+            // Without its beginning it is the rest of a match whose segments were deleted.
+            restored
+                .finished
+                .extend(created.map(|created| FinishedMatch {
+                    match_id,
+                    created,
+                    started_unix: of.started_unix,
+                    reason,
+                    frames,
+                    results: of.results,
+                    log: of.frames,
+                    segments: (of.first.segment, of.last_segment),
+                    lack: of.lack,
+                }));
+            return;
+        }
+        let mut cut = of
+            .lack
+            .filter(|lack| self.is_unsynced(match_id, of.last, lack));
+        let mut lack = of.lack.filter(|_| cut.is_none());
+        // What was torn off with the end is no gap.
+        cut = cut.filter(|lack| lack.place < self.end);
+        if of.lack.is_none() {
+            lack = self.suspected(of.last);
+        }
+        if created
+            .as_ref()
+            .is_some_and(|created| created.secret.is_none())
+        {
+            let why = Why::NoSecret;
+            lack = Some(Lack {
+                place: of.first,
+                why,
+            });
+        }
+        match (created, lack) {
+            (Some(created), None) => restored.rooms.push(RestoredRoom {
+                match_id,
+                created,
+                started_unix: of.started_unix,
+                head: of.head,
+                frames: of.frames,
+                joined: of.joined,
+                results: of.results,
+                next_seq: of.next,
+                first_segment: of.first.segment,
+                cut: cut.map(|_| of.last),
+            }),
+            // Its beginning was torn off: nobody has seen it.
+            (None, None) => {}
+            (created, Some(lack)) => restored.lost.push(LostMatch {
+                match_id,
+                created,
+                lack,
+            }),
+        }
+    }
+
+    /// Whether what a match lacks was never on the disk for sure: all that can have held it is
+    /// damage that no mark covers.
+    fn is_unsynced(&self, match_id: MatchId, last: Place, lack: &Lack) -> bool {
+        if !matches!(lack.why, Why::Missing(_)) {
+            return false;
+        }
+        if lack.place >= self.end {
+            return true;
+        }
+        let mut between = self
+            .spots_from(last)
+            .take_while(|(place, _)| *place <= lack.place)
+            .filter(|(_, owner)| owner.is_none_or(|owner| owner == match_id))
+            .peekable();
+        between.peek().is_some() && between.all(|(place, _)| !self.is_synced(*place))
+    }
+
+    /// Damage without an owner that may have been records of a match whose last is here.
+    fn suspected(&self, last: Place) -> Option<Lack> {
+        self.spots_from(last)
+            .find(|(place, owner)| owner.is_none() && self.is_synced(*place))
+            .map(|(place, _)| Lack {
+                place: *place,
+                why: Why::Suspected,
+            })
+    }
+
+    fn spots_from(&self, last: Place) -> impl Iterator<Item = &(Place, Option<MatchId>)> {
+        let from = self.spots.partition_point(|(place, _)| *place <= last);
+        self.spots[from..].iter()
+    }
+
+    /// Whether a place was on the disk when a mark was written. In a file without marks each
+    /// place counts as one that was: nothing excuses damage there.
+    fn is_synced(&self, place: Place) -> bool {
+        self.synced
+            .get(&place.segment)
+            .is_none_or(|synced| place.offset < *synced)
+    }
+}
+
+// --- Recordings ---------------------------------------------------------------------------
+
+impl FinishedMatch {
+    /// The match as a file of its own, to be given away: its records counted from 1, in a segment
+    /// of number and salt 0, without the secret of its room. The reader must have kept its frames.
+    pub fn recording(&self) -> Vec<u8> {
+        let header = FileHeader {
+            number: 0,
+            created_unix_us: self.created.created_unix_us,
+            salt: 0,
+            has_marks: false,
+        };
+        let mut file = Vec::new();
+        header.encode(&mut file);
+        let mut batch = Batch::new(header.salt);
+        let mut pen = Pen::new(self.match_id);
+        let created = Created {
+            secret: None,
+            ..self.created.clone()
+        };
+        pen.write(&Record::Created(Box::new(created)), &mut batch);
+        if let Some(unix_seconds) = self.started_unix {
+            pen.write(&Record::Started { unix_seconds }, &mut batch);
+        }
+        let mut rest = &self.log[..];
+        while let Some((frame, behind)) = FrameBytes::split(rest) {
+            pen.write(&Record::Frame(frame), &mut batch);
+            rest = behind;
+        }
+        for (index, result) in self.results.iter().enumerate() {
+            if let Some(winner) = *result {
+                let seat = Seat::from_index(index);
+                pen.write(&Record::Result { seat, winner }, &mut batch);
+            }
+        }
+        let over = Record::Over {
+            reason: self.reason,
+            frames: self.frames,
+        };
+        pen.write(&over, &mut batch);
+        file.extend_from_slice(batch.bytes());
+        file
+    }
+}

@@ -15,9 +15,9 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Instant;
 
-use lockstep_server::engine::id::{PlayerId, RoomId};
+use lockstep_server::engine::id::{MatchId, PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::Command;
-use lockstep_server::engine::wire::message::{Uplink, Version};
+use lockstep_server::engine::wire::message::{Held, Uplink, Version};
 use lockstep_server::sim::rng::Rng;
 use support::*;
 
@@ -79,13 +79,23 @@ fn datagram(rng: &mut Rng, convs: &[u32]) -> Vec<u8> {
 /// Packets, whole or cut, of every kind and of none.
 fn payload(rng: &mut Rng) -> Vec<u8> {
     let mut data = Vec::new();
-    match below(rng, 9) {
+    match below(rng, 10) {
         0 => Uplink::Connect {
             player: PlayerId(1 + below(rng, 4)),
             room: RoomId(6 + below(rng, 3)),
             token: "t".repeat(below(rng, 40) as usize),
-            version: Version::V1,
+            version: if below(rng, 2) == 0 {
+                Version::V1
+            } else {
+                Version::V2
+            },
         }
+        .encode(&mut data),
+        9 => Uplink::Resume(Held {
+            // The first match of the test's server, and others.
+            match_id: MatchId(1000 + below(rng, 3)),
+            next: (rng.bits32() >> below(rng, 32)),
+        })
         .encode(&mut data),
         1 => Uplink::Heartbeat.encode(&mut data),
         2 => Uplink::JoinRoom.encode(&mut data),

@@ -382,6 +382,7 @@ impl Table {
                 .extend(datagrams.map(|bytes| (addr_of(number), bytes)));
         }
     }
+
     /// What the frames of all rooms take: the same frames, sealed once more.
     fn log_bytes(&self) -> i64 {
         let log_of = |room: &RoomId| {

@@ -379,8 +379,7 @@ impl Server {
     /// read for all of them at once, where one after another would wait for it. Changes nothing.
     pub fn foresee(&self, from: impl Iterator<Item = SocketAddr>) {
         let keys = from.filter_map(|addr| self.by_addr.get(&addr));
-        let sum = keys.fold(0, |sum, key| sum ^ self.sessions[*key].touch());
-        std::hint::black_box(sum);
+        touch_all(keys.map(|key| &self.sessions[*key]));
     }
 
     /// Takes in one datagram. Its bytes may be changed.
@@ -586,8 +585,7 @@ impl Server {
     /// As [`Server::foresee`], for those in the list from here on.
     fn foresee_dirty(&self, from: usize) {
         let some = self.dirty[from..].iter().take(FORESEEN);
-        let sessions = some.filter_map(|key| self.sessions.get(*key));
-        std::hint::black_box(sessions.fold(0, |sum, session| sum ^ session.touch()));
+        touch_all(some.filter_map(|key| self.sessions.get(*key)));
     }
 
     /// Pumps and flushes one session, once in a turn, and sets its timer.
@@ -756,6 +754,10 @@ impl Server {
             }
         }
     }
+}
+
+fn touch_all<'a>(sessions: impl Iterator<Item = &'a Session>) {
+    std::hint::black_box(sessions.fold(0, |sum, session| sum ^ session.touch()));
 }
 
 fn check_members(members: &[PlayerId], most: usize) -> Result<(), CreateError> {

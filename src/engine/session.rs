@@ -465,7 +465,7 @@ impl Session {
         self.link.set_valve(valve);
         if valve != Valve::Shut {
             let due = self.next_flush(now).is_some_and(|at| at <= now);
-            let acks = self.link.owes_ack() && !self.lets_acks_ride(now, next_packet);
+            let acks = self.link.owes_ack() && !self.lets_acks_ride(now, valve, next_packet);
             if due || acks || self.link.wants_flush() {
                 self.link.flush(now);
                 self.rides_at = None;
@@ -486,8 +486,8 @@ impl Session {
 
     /// Whether what is to be acknowledged may wait for the next packet. Not if the peer repeats
     /// itself: it would do so once more for each acknowledgement that waits.
-    fn lets_acks_ride(&mut self, now: Time, next_packet: Option<Time>) -> bool {
-        if self.prompt_until > now || self.valve(now) != Valve::Open {
+    fn lets_acks_ride(&mut self, now: Time, valve: Valve, next_packet: Option<Time>) -> bool {
+        if self.prompt_until > now || valve != Valve::Open {
             return false;
         }
         if self.rides_at.is_none() {

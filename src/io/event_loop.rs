@@ -203,10 +203,7 @@ impl EventLoop {
         let rested = self.turned_at + TURN_EVERY_MIN;
         let latest = self.turned_at + TURN_EVERY;
         let until = due.map_or(latest, |due| due.max(rested).min(latest));
-        let rest = until.since(self.clock.now());
-        if !rest.is_zero() {
-            std::thread::sleep(rest);
-        }
+        std::thread::sleep(until.since(self.clock.now()));
     }
 
     fn turn(&mut self, now: Time) {

@@ -47,7 +47,7 @@ pub(crate) struct Tally {
     pub(crate) crashes: u64,
     /// Clients that crashed for good in the middle of a match.
     pub(crate) gone: u64,
-    /// Times that the frames began at 0.
+    /// Times that clients were told of a start, and frames began or went on.
     pub(crate) streams: u64,
     /// Frames that clients delivered.
     pub(crate) frames: u64,

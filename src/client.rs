@@ -311,6 +311,8 @@ pub struct Client {
     seed: Option<i32>,
     /// The match of this conversation, in v2.
     match_id: Option<MatchId>,
+    /// Which history of it.
+    history: u32,
     /// What the conversations before have brought of a match.
     held: Option<Held>,
     /// The lowest id that the next frame of the wire may have, `None` before the Start.
@@ -349,6 +351,7 @@ impl Client {
             others: Vec::new(),
             seed: None,
             match_id: None,
+            history: 0,
             held: None,
             frame_expected: None,
             events: VecDeque::new(),
@@ -597,7 +600,11 @@ impl Client {
         self.held_back = false;
         self.state = ClientState::Connecting;
         if let (Some(match_id), Some(next)) = (self.match_id, self.frame_expected) {
-            self.held = Some(Held { match_id, next });
+            self.held = Some(Held {
+                match_id,
+                history: self.history,
+                next,
+            });
         }
         self.match_id = None;
         self.frame_expected = None;
@@ -692,6 +699,7 @@ impl Client {
             Downlink::Connect(code) => self.refused(code),
             Downlink::Welcome(welcome) => {
                 self.match_id = Some(welcome.match_id);
+                self.history = welcome.history;
                 self.held = self.held.filter(|held| held.match_id == welcome.match_id);
                 self.connected();
             }

@@ -322,6 +322,16 @@ pub const JOURNAL_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks for segments to be deleted.
 pub const JOURNAL_TIDY_EVERY: Duration = Duration::from_secs(10);
 
+/// Records that are put into the journal at once while it is caught up with, in bytes: some
+/// milliseconds of the loop. About as much more comes of one room.
+pub const JOURNAL_CATCH_UP_BYTES: usize = 2 * 1024 * 1024;
+
+/// Matches that have ended and wait for a journal that cannot be written, with their frames.
+pub const UNWRITTEN_MATCHES_MAX: usize = 10_000;
+
+/// Bytes of those frames: some 300 matches of 5,500 frames and four players.
+pub const UNWRITTEN_BYTES_MAX: usize = 128 * 1024 * 1024;
+
 /// Places of damage that are told one by one; a disk that goes has millions. All are counted.
 pub const JOURNAL_DAMAGE_TOLD_MAX: usize = 1000;
 

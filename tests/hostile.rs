@@ -94,6 +94,7 @@ fn payload(rng: &mut Rng) -> Vec<u8> {
         9 => Uplink::Resume(Held {
             // The first match of the test's server, and others.
             match_id: MatchId(1000 + below(rng, 3)),
+            history: u32::from(below(rng, 4) == 0),
             next: (rng.bits32() >> below(rng, 32)),
         })
         .encode(&mut data),

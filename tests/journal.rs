@@ -58,6 +58,7 @@ fn resumed(head: u32) -> Record<'static> {
         started_unix: Some(1_700_000_000),
         head,
         results: vec![(seat(1), 9)],
+        history: 0,
     })
 }
 

@@ -111,6 +111,7 @@ fn a_full_disk_refuses_without_a_gap_and_is_written_again_once_it_has_room() {
         started_unix: Some(5),
         head: whole,
         results: Vec::new(),
+        history: 0,
     });
     batch.clear();
     written.write(&resumed, &mut batch);

@@ -43,6 +43,7 @@ fn come_back(world: &mut World, ready: &Uplink<'_>) -> Vec<Said> {
 fn held(world: &World, next: u32) -> Uplink<'static> {
     Uplink::Resume(Held {
         match_id: world.room().match_id,
+        history: 0,
         next,
     })
 }
@@ -68,9 +69,16 @@ fn frames(said: &[Said]) -> Vec<Frame> {
 fn who_announces_v2_is_told_the_match_its_rate_and_its_head() {
     let (mut world, _) = match_of(50);
     let said = come_back(&mut world, &Uplink::Ready);
-    let Said::Welcome(Welcome { match_id, hz, head }) = said[0] else {
+    let Said::Welcome(Welcome {
+        match_id,
+        history,
+        hz,
+        head,
+    }) = said[0]
+    else {
         panic!("{said:?}");
     };
+    assert_eq!(history, 0, "no restart has interrupted it");
     assert_eq!((match_id, hz), (world.room().match_id, 30));
     assert!((48..=52).contains(&head), "{head}");
     let Follows { next, head } = follows(&said);
@@ -120,6 +128,7 @@ fn who_claims_frames_of_another_match_or_of_the_future_gets_everything() {
     let (mut world, _) = match_of(60);
     let of_another = Uplink::Resume(Held {
         match_id: MatchId(1),
+        history: 0,
         next: 40,
     });
     let of_the_future = held(&world, 5000);

@@ -62,3 +62,12 @@ pub struct Secrets {
     /// The id of the first match; later ones count up.
     pub first_match: u64,
 }
+
+impl Secrets {
+    /// Which history of its frames a match has that is restored at this start: not 0, and not that
+    /// of another start.
+    pub(super) fn history(&self) -> u32 {
+        let low = self.first_match & u64::from(u32::MAX);
+        u32::try_from(low).expect("it was cut to 32 bits") | 1
+    }
+}

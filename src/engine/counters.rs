@@ -36,6 +36,11 @@ pub struct Counters {
     pub matches_over: u64,
     /// Rooms that ended of a panic: bugs of ours.
     pub rooms_failed: u64,
+    /// Rooms that were restored from the journal.
+    pub rooms_restored: u64,
+    /// Matches that ended while the journal could not be written, and were so many that the oldest
+    /// were forgotten: they have no recording.
+    pub recordings_lost: u64,
     /// Times that a room was so late that it took a new epoch.
     pub epochs_renewed: u64,
     /// Probes sent to quiet peers.
@@ -67,6 +72,8 @@ impl Default for Counters {
             matches_started: 0,
             matches_over: 0,
             rooms_failed: 0,
+            rooms_restored: 0,
+            recordings_lost: 0,
             epochs_renewed: 0,
             probes: 0,
             sessions: 0,

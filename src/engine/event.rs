@@ -30,6 +30,25 @@ pub enum Event {
         /// So long from now its clock begins: less than the time of a frame.
         wait: Duration,
     },
+    /// A match that a restart of the server has interrupted is there again, and waits for its
+    /// players.
+    MatchRestored {
+        /// Its room.
+        room: RoomId,
+        /// The match.
+        match_id: MatchId,
+        /// How many frames it has.
+        frames: u32,
+    },
+    /// The first of its players is back, and its clock goes on.
+    MatchResumed {
+        /// Its room.
+        room: RoomId,
+        /// The match.
+        match_id: MatchId,
+        /// So long from now its clock begins: less than the time of a frame.
+        wait: Duration,
+    },
     /// A match has ended.
     MatchOver {
         /// Its room.

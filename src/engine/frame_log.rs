@@ -61,6 +61,39 @@ impl FrameLog {
         }
     }
 
+    /// The log of a match with these frames, encoded as [`FrameLog::encoded`] has them, of which
+    /// all before `head` are sealed.
+    ///
+    /// # Panics
+    /// If they are not frames with ascending ids before `head`.
+    pub fn restore(seats: usize, bytes: Vec<u8>, head: FrameId) -> FrameLog {
+        let mut log = FrameLog {
+            bytes,
+            head,
+            ..FrameLog::new(seats)
+        };
+        let (mut offset, mut newest) = (0, None);
+        while let Some((id, end)) = log.frame_at(offset) {
+            assert!(id < head && newest.is_none_or(|newest| newest < id));
+            log.index_up_to(id, offset);
+            (offset, newest) = (end, Some(id));
+        }
+        if let Some(newest) = head.checked_sub(1) {
+            log.index_up_to(newest, offset);
+        }
+        log
+    }
+
+    /// Enters into the index, for each of its frames up to this one that is not in it yet, that no
+    /// frame with input from there on stands before `offset`.
+    fn index_up_to(&mut self, frame: FrameId, offset: usize) {
+        let entries = usize::try_from(frame / INDEX_EVERY).expect("32 bits fit") + 1;
+        let offset = u32::try_from(offset).expect("a log is smaller than 4 GiB");
+        if self.index.len() < entries {
+            self.index.resize(entries, offset);
+        }
+    }
+
     /// The next unsealed frame: how many are sealed.
     pub fn head(&self) -> FrameId {
         self.head
@@ -109,11 +142,7 @@ impl FrameLog {
     /// Seals the open frame and opens the next one, into which waiting inputs go. Returns
     /// how many inputs the sealed frame holds.
     pub fn seal(&mut self) -> usize {
-        if self.head.is_multiple_of(INDEX_EVERY) {
-            let offset = u32::try_from(self.bytes.len());
-            self.index
-                .push(offset.expect("a log is smaller than 4 GiB"));
-        }
+        self.index_up_to(self.head, self.bytes.len());
         let count = self.open.count();
         if count > 0 {
             let needed = self.open.encoded.len() + frame::FRAME_OVERHEAD_MAX;

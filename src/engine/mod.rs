@@ -15,6 +15,7 @@ pub mod frame_log;
 pub mod id;
 pub mod link;
 pub mod outbox;
+mod records;
 pub mod room;
 pub mod server;
 pub mod time;

@@ -26,6 +26,8 @@ pub enum Effect {
     EpochRenewed(Duration),
     /// The match has started.
     Started,
+    /// The clock of a match goes that has rested since a restart of the server.
+    WoundUp,
     /// The match has ended.
     Over(OverReason),
 }

@@ -6,6 +6,9 @@
 //!   Waiting ------------------------------> Playing ----------------------> Over
 //! ```
 //!
+//! A match that a restart of the server has interrupted is played again as it stood, but its clock
+//! rests until the first of its players has said Ready: [`Room::restore`].
+//!
 //! A room owns its seats, its frame log and its phase. It takes the time and typed
 //! messages and pushes effects to an [`Outbox`]. It knows seats, never sessions or
 //! addresses; [`crate::engine::server`] maps one to the other, and asks
@@ -22,7 +25,7 @@ use super::outbox::{Effect, Outbox};
 use super::seat::{SeatState, Stage};
 use super::time::Time;
 use super::view::{OverReason, Phase, RoomView, SeatView};
-use super::wire::message::{Downlink, Follows, Uplink, Version, Welcome};
+use super::wire::message::{Downlink, Follows, Held, Uplink, Version, Welcome};
 use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
 
 /// What a room is made of, all of it checked.
@@ -84,7 +87,8 @@ enum State {
         ready_by: Option<Time>,
     },
     Playing {
-        clock: FrameClock,
+        /// `None` while it rests after a restart of the server.
+        clock: Option<FrameClock>,
         /// When the match ends because everybody is offline.
         abandoned_at: Option<Time>,
     },
@@ -92,6 +96,35 @@ enum State {
         reason: OverReason,
         gone_at: Time,
     },
+}
+
+/// How a match stands that a restart of the server has interrupted.
+#[derive(Clone, Debug)]
+pub struct Interrupted {
+    /// When it was created, in Unix seconds.
+    pub created_unix: i64,
+    /// The stamp of Start, in Unix seconds; `None` if it still waited.
+    pub started_unix: Option<i64>,
+    /// Its frames with input, as fields of an S2C_FrameMsg.
+    pub frames: Vec<u8>,
+    /// The next unsealed frame.
+    pub head: FrameId,
+    /// Which seats a session had taken, by seat.
+    pub joined: Vec<bool>,
+    /// The results, by seat.
+    pub results: Vec<Option<u64>>,
+    /// Which history its frames were of.
+    pub history: u32,
+}
+
+/// Where the history of a match goes on after a restart of the server. Frames behind this place
+/// may have been lost, and others stand there now.
+#[derive(Clone, Copy, Debug)]
+struct Fork {
+    /// The history before.
+    from: u32,
+    /// The first frame that can be another one.
+    at: FrameId,
 }
 
 /// One match.
@@ -108,6 +141,9 @@ pub struct Room {
     /// Seats are owed the frames before this one.
     broadcast_head: FrameId,
     broadcast: Broadcast,
+    /// Which history its frames are of: 0, or of which restart of the server.
+    history: u32,
+    fork: Option<Fork>,
 }
 
 impl Room {
@@ -126,8 +162,61 @@ impl Room {
             log: FrameLog::new(rules.members.len()),
             broadcast_head: 0,
             broadcast: Broadcast::default(),
+            history: 0,
+            fork: None,
             rules,
         }
+    }
+
+    /// A room whose match goes on where a restart of the server has interrupted it, under a
+    /// `history` that no restart had before. Nobody is there: the grace runs, and the clock waits
+    /// for the first Ready. Its age is the time for which it was played: nobody can help it that
+    /// the server was away.
+    pub fn restore(now: Now, rules: Rules, interrupted: Interrupted, history: u32) -> Room {
+        let Interrupted {
+            created_unix,
+            started_unix,
+            frames,
+            head,
+            joined,
+            results,
+            history: before,
+        } = interrupted;
+        let until = started_unix.unwrap_or(now.unix_seconds);
+        let waited = u64::try_from(until.saturating_sub(created_unix)).unwrap_or(0);
+        let played = Duration::from_secs(1) * head / rules.hz;
+        let left = rules
+            .room_timeout
+            .saturating_sub(Duration::from_secs(waited) + played);
+        let grace = rules.reconnect_grace;
+        let mut room = Room {
+            created_unix,
+            started_unix,
+            ends_at: now.time + left.max(grace),
+            log: FrameLog::restore(rules.members.len(), frames, head),
+            broadcast_head: head,
+            history,
+            fork: Some(Fork {
+                from: before,
+                at: head,
+            }),
+            ..Room::new(now, rules)
+        };
+        if started_unix.is_some() {
+            room.state = State::Playing {
+                clock: None,
+                abandoned_at: Some(now.time + grace),
+            };
+        }
+        for (index, seat) in room.seats.iter_mut().enumerate() {
+            seat.joined_once = joined[index];
+            seat.result = results[index];
+            if started_unix.is_some() {
+                seat.ready = true;
+                seat.progress = Percent::FULL;
+            }
+        }
+        room
     }
 
     /// What takes the place of a room that a panic has left half-way: the same match with
@@ -161,9 +250,14 @@ impl Room {
         matches!(self.state, State::Over { .. })
     }
 
-    /// Whether frames are being sealed.
+    /// Whether the match has started and is not over.
     pub fn is_playing(&self) -> bool {
         matches!(self.state, State::Playing { .. })
+    }
+
+    /// Whether frames are being sealed: it is played, and its clock does not rest.
+    pub fn is_ticking(&self) -> bool {
+        matches!(self.state, State::Playing { clock: Some(_), .. })
     }
 
     /// Whether it has been over for long enough to be removed.
@@ -194,10 +288,51 @@ impl Room {
         &self.log
     }
 
+    /// Seats are owed the frames before this one.
+    pub(super) fn broadcast_head(&self) -> FrameId {
+        self.broadcast_head
+    }
+
+    /// Of what it is made.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// When it was created, in Unix seconds.
+    pub(super) fn created_unix(&self) -> i64 {
+        self.created_unix
+    }
+
+    /// The stamp of Start, in Unix seconds; `None` before it.
+    pub(super) fn started_unix(&self) -> Option<i64> {
+        self.started_unix
+    }
+
+    /// Which history its frames are of.
+    pub(super) fn history(&self) -> u32 {
+        self.history
+    }
+
+    /// Why it is over, if it is.
+    pub(super) fn over_reason(&self) -> Option<OverReason> {
+        match self.state {
+            State::Over { reason, .. } => Some(reason),
+            State::Waiting { .. } | State::Playing { .. } => None,
+        }
+    }
+
+    /// Whether a session has ever taken each seat, and the result it has told.
+    pub(super) fn seat_facts(&self) -> impl Iterator<Item = (bool, Option<u64>)> {
+        self.seats
+            .iter()
+            .map(|seat| (seat.joined_once, seat.result))
+    }
+
     /// What a client of v2 is told when it is let in.
     pub fn welcome(&self) -> Welcome {
         Welcome {
             match_id: self.match_id(),
+            history: self.history,
             hz: self.rules.hz,
             head: self.broadcast_head,
         }
@@ -214,9 +349,9 @@ impl Room {
                 clock,
                 abandoned_at,
             } => {
-                let frame = clock.deadline(self.log.head());
                 let end = abandoned_at.map_or(self.ends_at, |at| at.min(self.ends_at));
-                frame.min(end)
+                let frame = clock.map(|clock| clock.deadline(self.log.head()));
+                frame.map_or(end, |frame| frame.min(end))
             }
             State::Over { gone_at, .. } => *gone_at,
         }
@@ -312,7 +447,10 @@ impl Room {
     /// Lets the clock of a match that has just started, or has just taken a new epoch, begin
     /// so much later.
     pub fn postpone(&mut self, wait: Duration) {
-        if let State::Playing { clock, .. } = &mut self.state {
+        if let State::Playing {
+            clock: Some(clock), ..
+        } = &mut self.state
+        {
             debug_assert_eq!(clock.first, self.log.head(), "the clock has ticked");
             clock.epoch = clock.epoch + wait;
         }
@@ -341,14 +479,7 @@ impl Room {
             Uplink::JoinRoom => self.join(now, seat, out),
             Uplink::Progress(percent) => self.progress(seat, *percent, out),
             Uplink::Ready => self.ready(now, seat, 0, out),
-            Uplink::Resume(held) => {
-                let next = if held.match_id == self.match_id() {
-                    held.next
-                } else {
-                    0
-                };
-                self.ready(now, seat, next, out)
-            }
+            Uplink::Resume(held) => self.ready(now, seat, self.agreed(held), out),
             Uplink::Input(command) => {
                 if !self.is_playing() {
                     return Err(Drop::OutOfPhase);
@@ -411,6 +542,21 @@ impl Room {
         Ok(())
     }
 
+    /// The frame up to which a client holds what the match is made of. One that was there before
+    /// a restart of the server may hold frames that were lost; which they are is known for the
+    /// newest restart alone.
+    fn agreed(&self, held: &Held) -> FrameId {
+        let kept = self
+            .fork
+            .filter(|fork| fork.from == held.history && held.next <= fork.at);
+        let same = held.history == self.history || kept.is_some();
+        if held.match_id == self.match_id() && same {
+            held.next
+        } else {
+            0
+        }
+    }
+
     fn ready(&mut self, now: Now, seat: Seat, next: FrameId, out: &mut Outbox) -> Result<(), Drop> {
         match self.state {
             State::Waiting { .. } => {
@@ -444,6 +590,7 @@ impl Room {
         state.ready = true;
         out.send(seat, &Downlink::Ready);
         self.stream_from(seat, next, out);
+        self.wind_up(now, out);
         Ok(())
     }
 
@@ -451,13 +598,10 @@ impl Room {
     /// more than there is gets everything: it must be of another history.
     fn stream_from(&mut self, seat: Seat, next: FrameId, out: &mut Outbox) {
         let unix_seconds = self.started_unix.expect("a match in play has started");
+        let next = if next <= self.broadcast_head { next } else { 0 };
         let state = &mut self.seats[seat.index()];
         let speaks_v2 = state.version == Version::V2;
-        let next = if speaks_v2 && next <= self.broadcast_head {
-            next
-        } else {
-            0
-        };
+        let next = if speaks_v2 { next } else { 0 };
         state.stage = Stage::Streaming;
         state.cursor = self.log.cursor_at(next);
         let head = self.broadcast_head;
@@ -493,7 +637,9 @@ impl Room {
                 clock,
                 abandoned_at,
             } => {
-                self.seal_due_frames(now, clock, out);
+                if let Some(clock) = clock {
+                    self.seal_due_frames(now, clock, out);
+                }
                 if !self.is_playing() {
                     return;
                 }
@@ -519,13 +665,8 @@ impl Room {
 
     fn start(&mut self, now: Now, out: &mut Outbox) {
         self.started_unix = Some(now.unix_seconds);
-        let clock = FrameClock {
-            epoch: now.time,
-            first: 0,
-            hz: self.rules.hz,
-        };
         self.state = State::Playing {
-            clock,
+            clock: Some(self.clock_from(now)),
             abandoned_at: None,
         };
         out.push(Effect::Started);
@@ -541,16 +682,32 @@ impl Room {
         }
     }
 
+    /// A clock that seals the open frame one frame from now.
+    fn clock_from(&self, now: Now) -> FrameClock {
+        FrameClock {
+            epoch: now.time,
+            first: self.log.head(),
+            hz: self.rules.hz,
+        }
+    }
+
+    /// Lets the clock of a match go that rests.
+    fn wind_up(&mut self, now: Now, out: &mut Outbox) {
+        let wound = self.clock_from(now);
+        if let State::Playing { clock, .. } = &mut self.state
+            && clock.is_none()
+        {
+            *clock = Some(wound);
+            out.push(Effect::WoundUp);
+        }
+    }
+
     fn seal_due_frames(&mut self, now: Now, mut clock: FrameClock, out: &mut Outbox) {
         let lateness = now.time.since(clock.deadline(self.log.head()));
         if lateness > LATE_MAX {
-            clock = FrameClock {
-                epoch: now.time,
-                first: self.log.head(),
-                ..clock
-            };
+            clock = self.clock_from(now);
             if let State::Playing { clock: own, .. } = &mut self.state {
-                *own = clock;
+                *own = Some(clock);
             }
             out.push(Effect::EpochRenewed(lateness));
         }
@@ -628,7 +785,7 @@ impl Room {
     /// When the open frame is sealed; `None` unless the match is played.
     pub fn next_tick(&self) -> Option<Time> {
         match &self.state {
-            State::Playing { clock, .. } => Some(clock.deadline(self.log.head())),
+            State::Playing { clock, .. } => clock.map(|clock| clock.deadline(self.log.head())),
             State::Waiting { .. } | State::Over { .. } => None,
         }
     }

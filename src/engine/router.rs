@@ -274,6 +274,7 @@ impl Server {
         out.clear();
         self.scratch.outbox = out;
         self.arm_room(key);
+        self.list_for_records(key);
     }
 
     /// Ends the match of a room in which something panicked. What the room held cannot be
@@ -344,15 +345,19 @@ impl Server {
                     wait,
                 });
             }
+            Effect::WoundUp => {
+                let wait = self.put_on_beat(now, key);
+                self.watch_all(now, key);
+                self.tell(Event::MatchResumed {
+                    room: id,
+                    match_id,
+                    wait,
+                });
+            }
             Effect::Started => {
                 let wait = self.put_on_beat(now, key);
                 self.counters.matches_started += 1;
-                for index in 0..self.rooms[key].sessions.len() {
-                    if let Some(session) = self.rooms[key].sessions[index] {
-                        self.sessions[session].watch(now);
-                        self.mark_dirty(session);
-                    }
-                }
+                self.watch_all(now, key);
                 self.tell(Event::MatchStarted {
                     room: id,
                     match_id,
@@ -374,12 +379,22 @@ impl Server {
         }
     }
 
+    /// From now on frames are due to all sessions of a room.
+    fn watch_all(&mut self, now: Time, key: RoomKey) {
+        for index in 0..self.rooms[key].sessions.len() {
+            if let Some(session) = self.rooms[key].sessions[index] {
+                self.sessions[session].watch(now);
+                self.mark_dirty(session);
+            }
+        }
+    }
+
     /// Gives a match that starts, or whose clock does, its place among those that are played.
     /// Returns how long its clock waits for it.
     fn put_on_beat(&mut self, now: Time, key: RoomKey) -> Duration {
         self.take_off_beat(key);
         let slot = &mut self.rooms[key];
-        if !slot.room.is_playing() {
+        if !slot.room.is_ticking() {
             return Duration::ZERO;
         }
         let (beat, wait) = self.beats.take(now, slot.room.hz(), slot.sessions.len());

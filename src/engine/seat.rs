@@ -33,6 +33,8 @@ pub(super) struct SeatState {
     pub(super) online: bool,
     /// It knows the others: it may be told of their progress.
     pub(super) knows_others: bool,
+    /// A session has held it at some time.
+    pub(super) joined_once: bool,
     /// It has said Ready, or the match started without.
     pub(super) ready: bool,
     /// How much is loaded.
@@ -57,6 +59,7 @@ impl SeatState {
             version: Version::V1,
             online: false,
             knows_others: false,
+            joined_once: false,
             ready: false,
             progress: Percent::default(),
             cursor: Cursor::default(),
@@ -77,6 +80,7 @@ impl SeatState {
         self.stage = Stage::Connected;
         self.version = version;
         self.online = true;
+        self.joined_once = true;
         self.leave_flow();
     }
 

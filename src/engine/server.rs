@@ -9,7 +9,8 @@
 //! 3. passes commands such as [`Server::create_room`];
 //! 4. takes what is to be sent: [`Server::poll_transmit`], once, which pumps and flushes
 //!    each session that has something to say;
-//! 5. drains [`Server::poll_event`], if it cares.
+//! 5. with a journal, puts into it what [`Server::poll_records`] has, before anything leaves;
+//! 6. drains [`Server::poll_event`], if it cares.
 //!
 //! The same calls in the same order give the same datagrams, byte for byte. How a message
 //! gets from a session to its room and back is in `router`, and which session a datagram
@@ -30,14 +31,16 @@ use super::guests::Guests;
 use super::hash::KeyedHash;
 use super::id::{MatchId, PlayerId, RoomId, Seat};
 use super::outbox::Outbox;
-use super::room::{Now, Room, Rules};
+use super::records::{Records, Written};
+use super::room::{Interrupted, Now, Room, Rules};
 use super::session::{Place, Rival, RoomKey, Session, SessionKey};
 use super::time::Time;
 use super::transmit::{Sink, Transmits};
-use super::view::{CreateError, OverReason, RoomSpec, RoomView, RoomsPage};
+use super::view::{CreateError, OverReason, RestoreError, RoomSpec, RoomView, RoomsPage};
 use super::wheel::Wheel;
 use super::wire::message::Downlink;
 use super::wire::segment::Datagram;
+use crate::journal::restore::RestoredRoom;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
     FRAMES_RANGE, HZ_RANGE, TIMER_WAITS_MAX, TIMERS_PER_TURN_MAX, UPLINK_MESSAGE_MAX,
@@ -62,8 +65,27 @@ pub(super) struct RoomSlot {
     pub(super) sessions: Vec<Option<SessionKey>>,
     /// Its timer in the wheel: deadline and generation.
     timer: Option<(Time, u64)>,
-    /// On which it ticks, while its match is played.
+    /// On which it ticks, while it does.
     pub(super) beat: Option<Beat>,
+    /// What of it is in the journal, if there is one.
+    pub(super) written: Option<Written>,
+}
+
+impl RoomSlot {
+    fn new(room: Room, written: Option<Written>) -> RoomSlot {
+        RoomSlot {
+            sessions: vec![None; room.rules().members.len()],
+            room,
+            timer: None,
+            beat: None,
+            written,
+        }
+    }
+
+    /// The room, and what of it is in the journal.
+    pub(super) fn recorded(&mut self) -> Option<(&Room, &mut Written)> {
+        self.written.as_mut().map(|written| (&self.room, written))
+    }
 }
 
 /// A lockstep server without I/O.
@@ -99,6 +121,8 @@ pub struct Server {
     pub(super) counters: Counters,
     pub(super) stopping: bool,
     pub(super) contains_panics: bool,
+    /// What the journal is owed, if there is one.
+    pub(super) records: Option<Records>,
     pub(super) scratch: Scratch,
 }
 
@@ -140,6 +164,7 @@ impl Server {
             counters: Counters::default(),
             stopping: false,
             contains_panics: false,
+            records: None,
             scratch: Scratch {
                 message: vec![0; UPLINK_MESSAGE_MAX],
                 packet: Vec::new(),
@@ -289,16 +314,10 @@ impl Server {
         }
         let players = rules.members.len();
         let match_id = rules.match_id;
-        let slot = RoomSlot {
-            room: Room::new(self.now(now), rules),
-            sessions: vec![None; players],
-            timer: None,
-            beat: None,
-        };
-        let key = self.rooms.insert(slot);
-        self.by_room.insert(room, key);
+        let new = Room::new(self.now(now), rules);
+        let written = self.written_of(&new);
+        let key = self.insert_room(RoomSlot::new(new, written));
         self.counters.rooms_created += 1;
-        self.arm_room(key);
         self.tell(Event::RoomCreated {
             room,
             match_id,
@@ -306,6 +325,54 @@ impl Server {
         });
         self.check_invariants();
         Ok(self.room_view(key))
+    }
+
+    /// Brings back a room that a restart of the server has interrupted, from the journal. Its match
+    /// goes on when the first of its players is back; more rooms than `max_rooms` are no fault.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing has changed then.
+    pub fn restore_room(&mut self, now: Time, restored: RestoredRoom) -> Result<(), RestoreError> {
+        let RestoredRoom {
+            match_id, created, ..
+        } = &restored;
+        let (match_id, room) = (*match_id, created.room);
+        let rules = created.rules(match_id).ok_or(RestoreError::NoSecret)?;
+        if let Some(key) = self.by_room.get(&room) {
+            let match_id = self.rooms[*key].room.match_id();
+            return Err(RestoreError::Exists { room, match_id });
+        }
+        let interrupted = Interrupted {
+            created_unix: created.created_unix_us.div_euclid(1_000_000),
+            started_unix: restored.started_unix,
+            frames: restored.frames,
+            head: restored.head,
+            joined: restored.joined,
+            results: restored.results,
+            history: restored.history,
+        };
+        let history = self.secrets.history();
+        let back = Room::restore(self.now(now), rules, interrupted, history);
+        let (next, segment) = (restored.next_seq, restored.first_segment);
+        let written = self.written_of_restored(&back, next, segment);
+        self.insert_room(RoomSlot::new(back, written));
+        self.counters.rooms_restored += 1;
+        self.tell(Event::MatchRestored {
+            room,
+            match_id,
+            frames: restored.head,
+        });
+        self.check_invariants();
+        Ok(())
+    }
+
+    fn insert_room(&mut self, slot: RoomSlot) -> RoomKey {
+        let room = slot.room.id();
+        let key = self.rooms.insert(slot);
+        self.by_room.insert(room, key);
+        self.arm_room(key);
+        self.list_for_records(key);
+        key
     }
 
     /// Ends a room's match; `None` if there is no such room.
@@ -548,6 +615,7 @@ impl Server {
             self.finished.pop_front();
         }
         self.finished.push_back((now, slot.room.view()));
+        self.keep_for_records(slot);
     }
 
     // --- Output ---------------------------------------------------------------------------
@@ -739,7 +807,7 @@ impl Server {
         assert_eq!(self.by_addr.len() + candidates.count(), self.sessions.len());
         for (key, slot) in &self.rooms {
             slot.room.check_invariants();
-            assert_eq!(slot.beat.is_some(), slot.room.is_playing());
+            assert_eq!(slot.beat.is_some(), slot.room.is_ticking());
             let timer = slot.timer.expect("a room always has a deadline");
             assert!(
                 timer.0 <= slot.room.next_deadline(),

@@ -60,6 +60,22 @@ pub enum CreateError {
     },
 }
 
+/// Why a room was not restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RestoreError {
+    /// A later match of this number was restored.
+    #[error("room {room} has another match: {match_id}")]
+    Exists {
+        /// The room.
+        room: RoomId,
+        /// Its match.
+        match_id: MatchId,
+    },
+    /// It comes from a recording.
+    #[error("the secret of the room was left out")]
+    NoSecret,
+}
+
 /// How far a match is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {

@@ -322,6 +322,14 @@ impl EventLoop {
                 Event::MatchStarted { room, match_id, .. } => {
                     log::info!("room {room}: match {match_id} started");
                 }
+                Event::MatchRestored {
+                    room,
+                    match_id,
+                    frames,
+                } => log::info!("room {room}: match {match_id} restored with {frames} frames"),
+                Event::MatchResumed { room, match_id, .. } => {
+                    log::info!("room {room}: match {match_id} goes on");
+                }
                 Event::MatchOver {
                     room,
                     match_id,

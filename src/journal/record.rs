@@ -442,6 +442,8 @@ pub struct Resumed {
     pub head: FrameId,
     /// Results by seat, without those that have none, in the order of seats.
     pub results: Vec<(Seat, u64)>,
+    /// Which history its frames are of: 0, or a number of the start of the server that wrote this.
+    pub history: u32,
 }
 
 impl Resumed {
@@ -454,6 +456,7 @@ impl Resumed {
             encode_varint(seat.index() as u64, out);
             encode_varint(*winner, out);
         }
+        encode_varint(u64::from(self.history), out);
     }
 
     fn decode(body: &mut Body<'_>) -> Result<Resumed, BadBody> {
@@ -467,10 +470,12 @@ impl Resumed {
         let results = (0..count)
             .map(|_| Ok((body.seat()?, body.varint()?)))
             .collect::<Result<_, _>>()?;
+        let history = u32::try_from(body.varint()?).map_err(|_| BadBody("history"))?;
         Ok(Resumed {
             started_unix: started.then_some(unix),
             head,
             results,
+            history,
         })
     }
 }
@@ -825,6 +830,7 @@ mod tests {
             started_unix: Some(5),
             head: 6,
             results: vec![(Seat::from_index(1), 300)],
+            history: 300,
         };
         let place = Place {
             segment: 2,
@@ -845,7 +851,11 @@ mod tests {
             (Record::Head(9), 5, &[9]),
             (Record::Result { seat, winner: 8 }, 6, &[1, 8]),
             (Record::Over { reason, frames: 7 }, 7, &[4, 7]),
-            (Record::Resumed(resumed), 8, &[1, 10, 6, 1, 1, 0xAC, 2]),
+            (
+                Record::Resumed(resumed),
+                8,
+                &[1, 10, 6, 1, 1, 0xAC, 2, 0xAC, 2],
+            ),
             (Record::Mark(place), 9, &[2, 0xAC, 2]),
         ] {
             assert_eq!(

@@ -65,6 +65,8 @@ pub struct RestoredRoom {
     pub joined: Vec<bool>,
     /// The results, by seat.
     pub results: Vec<Option<u64>>,
+    /// Which history its frames are of.
+    pub history: u32,
     /// The number of its next record, which must be a `Resumed`.
     pub next_seq: u32,
     /// Where its records begin.
@@ -153,6 +155,7 @@ struct Match {
     joined: Vec<bool>,
     results: Vec<Option<u64>>,
     over: Option<(OverReason, FrameId)>,
+    history: u32,
     /// The number that its next record must have.
     next: u32,
     /// Where its first record begins.
@@ -175,6 +178,7 @@ impl Match {
             joined: Vec::new(),
             results: Vec::new(),
             over: None,
+            history: 0,
             next: 1,
             first: place,
             last: Place::default(),
@@ -283,6 +287,7 @@ impl Match {
             started_unix,
             head,
             results,
+            history,
         } = resumed;
         if head > max_frames || started_unix.is_none() && head > 0 {
             return None;
@@ -298,6 +303,7 @@ impl Match {
         self.head = head;
         self.started_unix = started_unix;
         self.results = all;
+        self.history = history;
         Some(())
     }
 }
@@ -484,6 +490,7 @@ impl Restore {
                 frames: of.frames,
                 joined: of.joined,
                 results: of.results,
+                history: of.history,
                 next_seq: of.next,
                 first_segment: of.first.segment,
                 cut: cut.map(|_| of.last),

@@ -795,6 +795,9 @@ impl World {
                 }
                 Event::SeatLeft { addr, reason, .. } => self.judge_end(addr, reason)?,
                 Event::SeatTaken { addr, player, .. } => self.seat_taken(addr, player)?,
+                Event::MatchRestored { .. } | Event::MatchResumed { .. } => {
+                    unreachable!("no server is restarted");
+                }
                 Event::RoomFailed { .. } | Event::SessionFailed { .. } => {
                     unreachable!("the simulator lets panics through");
                 }

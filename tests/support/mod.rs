@@ -24,6 +24,8 @@ use lockstep_server::engine::wire::message::{
 };
 use lockstep_server::engine::wire::packet::PacketReader;
 use lockstep_server::engine::wire::segment::{self, Cmd, Segment};
+use lockstep_server::journal::record::FileHeader;
+use lockstep_server::journal::restore::{Restore, Restored};
 use lockstep_server::limits::DOWNLINK_BODY_MAX;
 
 pub(crate) const ROOM: RoomId = RoomId(7);
@@ -87,6 +89,47 @@ pub(crate) struct World {
     pub(crate) copies: usize,
     /// What this peer has sent is kept.
     pub(crate) recorded: Option<(usize, Vec<Vec<u8>>)>,
+    /// What the server records, if it does.
+    pub(crate) paper: Option<Paper>,
+    config: Config,
+    /// How often the server was started.
+    starts: u64,
+}
+
+/// A journal in memory.
+pub(crate) struct Paper {
+    /// Its one segment.
+    pub(crate) bytes: Vec<u8>,
+    /// It takes nothing.
+    pub(crate) is_full: bool,
+    refused: bool,
+}
+
+impl Paper {
+    const SALT: u32 = 0x5A17;
+
+    fn new() -> Paper {
+        let mut bytes = Vec::new();
+        let header = FileHeader {
+            number: 1,
+            created_unix_us: WALL * 1_000_000,
+            salt: Paper::SALT,
+            has_marks: false,
+        };
+        header.encode(&mut bytes);
+        Paper {
+            bytes,
+            is_full: false,
+            refused: false,
+        }
+    }
+
+    /// What a server would make of it.
+    pub(crate) fn read(&self) -> Restored {
+        let mut restore = Restore::with_finished(None);
+        restore.read(1, &self.bytes);
+        restore.finish()
+    }
 }
 
 pub(crate) fn secrets() -> Secrets {
@@ -137,7 +180,7 @@ impl World {
 
     pub(crate) fn new(config: Config) -> World {
         World {
-            server: Server::new(config, secrets(), WALL * 1_000_000),
+            server: Server::new(config.clone(), secrets(), WALL * 1_000_000),
             now: Time::ZERO,
             peers: Vec::new(),
             next_port: 2000,
@@ -146,6 +189,56 @@ impl World {
             delay: Duration::from_millis(5),
             copies: 1,
             recorded: None,
+            paper: None,
+            config,
+            starts: 1,
+        }
+    }
+
+    /// A server that records, with one room of these members.
+    pub(crate) fn recording(members: &[u64]) -> World {
+        let mut world = World::new(Config::default());
+        world.paper = Some(Paper::new());
+        world.server.begin_records(Paper::SALT);
+        world.server.create_room(world.now, spec(members)).unwrap();
+        world
+    }
+
+    /// The server is killed and started again. What it recorded is there, and all its sessions are
+    /// gone.
+    pub(crate) fn kill(&mut self) {
+        let secrets = Secrets {
+            first_match: 1000 * (self.starts + 1),
+            clock_key: (self.starts, 9),
+            ..secrets()
+        };
+        self.starts += 1;
+        self.server = Server::new(self.config.clone(), secrets, WALL * 1_000_000);
+        let paper = self.paper.as_ref().expect("it records");
+        self.server.begin_records(Paper::SALT);
+        for room in paper.read().rooms {
+            self.server.restore_room(self.now, room).unwrap();
+        }
+    }
+
+    fn record(&mut self) {
+        let Some(paper) = &mut self.paper else { return };
+        if paper.refused && paper.is_full {
+            return;
+        }
+        loop {
+            let batch = self.server.poll_records(self.now, 1000);
+            if batch.is_empty() {
+                paper.refused = false;
+                return;
+            }
+            if paper.is_full {
+                paper.refused = true;
+                self.server.refuse_records();
+                return;
+            }
+            paper.bytes.extend_from_slice(batch);
+            self.server.keep_records(1);
         }
     }
 
@@ -296,6 +389,7 @@ impl World {
         }
         let mut batch = Transmits::default();
         self.server.poll_transmit(self.now, &mut batch);
+        self.record();
         for (to, bytes) in batch.iter() {
             let peer = self
                 .peers

@@ -80,6 +80,8 @@ impl Version {
 pub struct Held {
     /// The match.
     pub match_id: MatchId,
+    /// Which history of it: [`Welcome::history`].
+    pub history: u32,
     /// It holds all frames before this one.
     pub next: FrameId,
 }
@@ -89,6 +91,9 @@ pub struct Held {
 pub struct Welcome {
     /// The match.
     pub match_id: MatchId,
+    /// Which history of it: 0, or a number that says after which restart of the server. Frames that
+    /// are not on the disk when the power goes are lost, and others take their ids.
+    pub history: u32,
     /// Frames per second.
     pub hz: u32,
     /// Frames sealed so far.
@@ -158,8 +163,10 @@ impl<'a> Uplink<'a> {
                 Ok(pb::C2sReadyMsg {
                     match_id: Some(match_id),
                     next_frame: Some(next),
+                    history,
                 }) => Uplink::Resume(Held {
                     match_id: MatchId(match_id),
+                    history: history.unwrap_or(0),
                     next,
                 }),
                 Ok(_) | Err(_) => Uplink::Ready,
@@ -212,6 +219,7 @@ impl<'a> Uplink<'a> {
                 let message = pb::C2sReadyMsg {
                     match_id: Some(held.match_id.0),
                     next_frame: Some(held.next),
+                    history: Some(held.history),
                 };
                 write(out, Id::MsgReady, &message);
             }
@@ -313,6 +321,7 @@ impl<'a> Downlink<'a> {
                     match_id: Some(welcome.match_id.0),
                     hz: Some(welcome.hz),
                     head: Some(welcome.head),
+                    history: Some(welcome.history),
                 };
                 write(out, Id::MsgConnect, &message);
             }
@@ -368,6 +377,7 @@ impl<'a> Downlink<'a> {
                     Version::V2 if message.error_code() == pb::Errorcode::ErrOk => {
                         Downlink::Welcome(Welcome {
                             match_id: MatchId(message.match_id()),
+                            history: message.history(),
                             hz: message.hz(),
                             head: message.head(),
                         })

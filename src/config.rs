@@ -29,9 +29,11 @@ use thiserror::Error;
 
 use crate::admin::guard::Guard;
 use crate::engine;
+use crate::io::journal;
 use crate::limits;
 
 mod access;
+mod recording;
 
 /// Everything that a user may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Settings {
     pub log: String,
     /// The rules of matches and the limits.
     pub engine: engine::config::Config,
+    /// Where everything is recorded, if it is.
+    pub journal: Option<journal::Options>,
 }
 
 /// Where to listen. Port 0 lets the system choose one.
@@ -194,6 +198,7 @@ fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
             max_players_per_room: source.given(&MAX_PLAYERS_PER_ROOM)?.count()?,
             auth: access::auth(source)?,
         },
+        journal: recording::journal(source)?,
     })
 }
 
@@ -224,6 +229,7 @@ enum Kind {
         range: RangeInclusive<Duration>,
     },
     Filter,
+    Directory,
     Choice {
         of: &'static [&'static str],
     },
@@ -249,6 +255,7 @@ const NETWORK: &str = "Network";
 const ACCESS: &str = "Access";
 const MATCH: &str = "Match";
 const LIMITS: &str = "Limits";
+const RECORDING: &str = "Recording";
 const LOGGING: &str = "Logging";
 
 static UDP: Setting = Setting {
@@ -444,6 +451,50 @@ static MAX_PLAYERS_PER_ROOM: Setting = Setting {
     help: "Members that a room may be created with",
 };
 
+static DATA_DIR: Setting = Setting {
+    name: "data-dir",
+    heading: RECORDING,
+    default: "",
+    kind: Kind::Directory,
+    help: "Where everything that makes a match is recorded, so that matches go on after a crash \
+           or a restart, and finished ones can be had as recordings. One directory for each \
+           server; without it nothing is recorded",
+};
+
+static FSYNC: Setting = Setting {
+    name: "fsync",
+    heading: RECORDING,
+    default: "interval",
+    kind: Kind::Choice {
+        of: &["never", "interval", "always"],
+    },
+    help: "When that is brought to the disk: when the system sees fit (never), 5 times a second \
+           (interval), or before anybody hears of it (always). It matters when the power goes; a \
+           killed process loses nothing in any case",
+};
+
+static KEEP_HOURS: Setting = Setting {
+    name: "keep-hours",
+    heading: RECORDING,
+    default: "168",
+    kind: Kind::Count {
+        unit: "hours",
+        range: limits::KEEP_HOURS_RANGE,
+    },
+    help: "Age at which recordings are deleted",
+};
+
+static KEEP_MIB: Setting = Setting {
+    name: "keep-mib",
+    heading: RECORDING,
+    default: "10240",
+    kind: Kind::Count {
+        unit: "MiB",
+        range: limits::KEEP_MIB_RANGE,
+    },
+    help: "Size of all of them from which on the oldest are deleted",
+};
+
 static LOG: Setting = Setting {
     name: "log",
     heading: LOGGING,
@@ -454,7 +505,7 @@ static LOG: Setting = Setting {
 };
 
 /// All of them, in the order of the help.
-static ALL: [&Setting; 20] = [
+static ALL: [&Setting; 24] = [
     &UDP,
     &WEB,
     &AUTH,
@@ -474,6 +525,10 @@ static ALL: [&Setting; 20] = [
     &MAX_ROOMS,
     &MAX_SESSIONS,
     &MAX_PLAYERS_PER_ROOM,
+    &DATA_DIR,
+    &FSYNC,
+    &KEEP_HOURS,
+    &KEEP_MIB,
     &LOG,
 ];
 
@@ -517,6 +572,7 @@ impl Setting {
                 self.flag()
             ),
             Kind::File => "the name of a file".to_string(),
+            Kind::Directory => "the name of a directory".to_string(),
             Kind::Switch => "1, or nothing".to_string(),
         }
     }
@@ -536,6 +592,7 @@ impl Setting {
             Kind::Choice { of } => ("WHICH", format!("{}; ", of.join(", "))),
             Kind::Secret { value_name } => (*value_name, String::new()),
             Kind::File => ("FILE", String::new()),
+            Kind::Directory => ("DIR", String::new()),
             Kind::Switch => ("", String::new()),
         };
         let (help, variable) = (self.help, self.variable());
@@ -981,6 +1038,36 @@ mod tests {
         assert_eq!(settings.web, at("127.0.0.1:10002"));
         assert_eq!(settings.log, "info");
         assert_eq!(settings.engine, engine::config::Config::default());
+        assert_eq!(settings.journal, None);
+    }
+
+    #[test]
+    fn a_journal_is_kept_in_a_directory_or_not_at_all() {
+        let journal = |line: &str| run(line).journal.unwrap();
+        let plain = journal("--data-dir /var/lib/lockstep");
+        assert_eq!(plain.dir, Path::new("/var/lib/lockstep"));
+        assert_eq!(
+            plain.fsync,
+            journal::Fsync::Interval(Duration::from_millis(200))
+        );
+        assert_eq!(plain.keep_age, Duration::from_secs(7 * 24 * 3600));
+        assert_eq!(plain.keep_bytes, 10 * 1024 * 1024 * 1024);
+        assert_eq!(
+            journal("--data-dir d --fsync never").fsync,
+            journal::Fsync::Never
+        );
+        assert_eq!(
+            refusal("--fsync always"),
+            "--fsync: is given, but without --data-dir nothing is recorded; add it, or leave this out"
+        );
+        assert_eq!(
+            refusal("--data-dir d --fsync sometimes"),
+            "--fsync: \"sometimes\" is not one of never, interval, always"
+        );
+        assert_eq!(
+            refusal("--data-dir="),
+            "--data-dir: is set to nothing; name a directory, or leave it out"
+        );
     }
 
     #[test]
@@ -1000,6 +1087,10 @@ mod tests {
             ("max-rooms", "10"),
             ("max-sessions", "11"),
             ("max-players-per-room", "12"),
+            ("data-dir", "records"),
+            ("fsync", "always"),
+            ("keep-hours", "13"),
+            ("keep-mib", "140"),
             ("log", "debug"),
         ];
         let expected = |guard: Guard, auth: Auth| Settings {
@@ -1020,6 +1111,14 @@ mod tests {
                 max_players_per_room: 12,
                 auth,
             },
+            journal: Some(journal::Options {
+                dir: "records".into(),
+                fsync: journal::Fsync::Always,
+                segment_bytes: limits::JOURNAL_SEGMENT_BYTES,
+                segment_age: limits::JOURNAL_SEGMENT_AGE,
+                keep_bytes: 140 * 1024 * 1024,
+                keep_age: Duration::from_secs(13 * 3600),
+            }),
         };
         let tickets = || Auth::Ticket(TicketSecrets::new(secret(NEW), Some(secret(OLD))));
         let parts = [

@@ -316,6 +316,15 @@ pub const JOURNAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// deleted is a whole segment, so this is by how much an age can be overdrawn.
 pub const JOURNAL_SEGMENT_AGE: Duration = Duration::from_secs(3600);
 
+/// Time between two syncs of the journal (`--fsync interval`): what a power cut can cost.
+pub const JOURNAL_SYNC_EVERY: Duration = Duration::from_millis(200);
+
+/// Hours for which recordings are kept: up to ten years.
+pub const KEEP_HOURS_RANGE: RangeInclusive<u32> = 1..=87_600;
+
+/// MiB of recordings that are kept: two segments at the least.
+pub const KEEP_MIB_RANGE: RangeInclusive<u32> = 128..=4_194_304;
+
 /// Time between two attempts of a journal that cannot be written.
 pub const JOURNAL_RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -325,6 +334,10 @@ pub const JOURNAL_TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Records that are put into the journal at once while it is caught up with, in bytes: some
 /// milliseconds of the loop. About as much more comes of one room.
 pub const JOURNAL_CATCH_UP_BYTES: usize = 2 * 1024 * 1024;
+
+/// Bytes of datagrams that wait for a disk that has to have their records first; what comes then
+/// is given up, as if the network had lost it. Some seconds of 2,000 players.
+pub const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Matches that have ended and wait for a journal that cannot be written, with their frames.
 pub const UNWRITTEN_MATCHES_MAX: usize = 10_000;

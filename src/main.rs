@@ -52,8 +52,12 @@ fn run(settings: Settings) -> Result<(), String> {
         .local_addr()
         .map_err(|error| format!("--udp: {error}"))?;
     let buffer_warning = udp.buffer_warning();
-    let (event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
+    let (mut event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
         .map_err(|error| format!("event loop: {error}"))?;
+    if let Some(options) = settings.journal.clone() {
+        let opened = event_loop.open_journal(options);
+        opened.map_err(|error| format!("--data-dir: {error}"))?;
+    }
     let admin = start_admin(&settings, &control).map_err(|error| error.to_string())?;
 
     log::info!("KCP on udp {udp_addr}");

@@ -120,6 +120,7 @@ impl Model {
             degraded: None,
             engine: Counters::default(),
             shell: ShellCounters::default(),
+            journal: None,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
 use crate::fields::Fields;
-use crate::io::metrics::{ShellCounters, Stats};
+use crate::io::metrics::{JournalStats, ShellCounters, Stats};
 
 /// A room that was just created. What lets its players in is told this once.
 pub struct Created {
@@ -165,6 +165,7 @@ pub fn stats(stats: &Stats, http: &HttpCounters) -> Vec<u8> {
         "loop_lateness_ms": lateness_ms(&stats.shell.loop_lateness_us),
         "engine": engine(&stats.engine),
         "shell": shell(&stats.shell),
+        "journal": stats.journal.as_ref().map(journal),
         "http": http.to_json(),
     }))
 }
@@ -207,6 +208,8 @@ fn engine(counters: &Counters) -> Value {
         "matches_started": counters.matches_started,
         "matches_over": counters.matches_over,
         "rooms_failed": counters.rooms_failed,
+        "rooms_restored": counters.rooms_restored,
+        "recordings_lost": counters.recordings_lost,
         "epochs_renewed": counters.epochs_renewed,
         "probes": counters.probes,
         "sessions": counters.sessions,
@@ -214,6 +217,18 @@ fn engine(counters: &Counters) -> Value {
         "timers": counters.timers,
         "drops": drops,
         "disconnects": disconnects,
+    })
+}
+
+fn journal(stats: &JournalStats) -> Value {
+    let health = &stats.health;
+    let trouble = health.trouble.as_ref();
+    json!({
+        "down": trouble.is_some_and(|trouble| trouble.down),
+        "trouble": trouble.map(|trouble| trouble.why.as_str()),
+        "bytes": health.bytes,
+        "segments": health.segments,
+        "given_up": stats.given_up,
     })
 }
 

@@ -43,6 +43,28 @@ pub enum Control {
     Stats(Answer<Box<Stats>>),
 }
 
+/// An answer that waits until what it tells of is in the journal.
+#[derive(Debug)]
+pub enum Reply {
+    /// To [`Control::Create`].
+    Created(
+        Answer<Result<RoomView, CreateError>>,
+        Result<RoomView, CreateError>,
+    ),
+    /// To [`Control::Close`].
+    Closed(Answer<Option<RoomView>>, Option<RoomView>),
+}
+
+impl Reply {
+    /// Gives it.
+    pub fn give(self) {
+        match self {
+            Reply::Created(answer, result) => answer.give(result),
+            Reply::Closed(answer, result) => answer.give(result),
+        }
+    }
+}
+
 /// Where one answer goes. An asker that has gone is no error.
 #[derive(Debug)]
 pub struct Answer<T>(SyncSender<T>);

@@ -1,8 +1,8 @@
 //! The event loop: the one thread that owns the UDP socket and the engine.
 //!
 //! Each turn reads the clock once, takes in a bounded number of datagrams, carries out what is
-//! due and a bounded number of commands, and sends what has come of it. Whatever is left waits for the
-//! next turn, which then follows without a pause.
+//! due and a bounded number of commands, and sends what has come of it, once that is in the journal if
+//! there is one. Whatever is left waits for the next turn, which then follows without a pause.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -14,13 +14,15 @@ use crate::engine::config::{Config, Secrets};
 use crate::engine::event::Event;
 use crate::engine::server::Server;
 use crate::engine::time::Time;
-use crate::engine::transmit::Transmits;
 use crate::engine::view::CreateError;
-use crate::io::control::{self, Control, Handle, Mailbox};
-use crate::io::metrics::{Health, ShellCounters, Stats};
+use crate::io::control::{self, Control, Handle, Mailbox, Reply};
+use crate::io::journal::{self, Journal};
+use crate::io::metrics::{Health, JournalStats, ShellCounters, Stats};
+use crate::io::recorder::{Outgoing, Recorder};
 use crate::io::signals::Signals;
 use crate::io::system;
 use crate::io::udp::Udp;
+use crate::journal::restore::Restored;
 use crate::limits::{
     COMMANDS_PER_TURN_MAX, CROWD, DATAGRAMS_PER_TURN_MAX, SHUTDOWN_FLUSH, TURN_EVERY,
     TURN_EVERY_MIN, WALL_EVERY,
@@ -51,7 +53,11 @@ pub struct EventLoop {
     /// The most sessions there were since memory was given back.
     sessions_peak: usize,
     counters: ShellCounters,
-    batch: Transmits,
+    /// What leaves at the end of the turn.
+    outgoing: Outgoing,
+    /// The journal, if there is one.
+    recorder: Option<Recorder>,
+    waker: Arc<Waker>,
 }
 
 /// The engine's time and the wall's.
@@ -81,6 +87,13 @@ fn wall_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// What wakes the loop from another thread.
+fn waking(waker: &Arc<Waker>) -> impl Fn() + Send + Sync + 'static {
+    let waker = Arc::clone(waker);
+    // If the loop is gone the asker finds out by itself.
+    move || drop(waker.wake())
+}
+
 impl EventLoop {
     /// A loop around `udp`, and the handle through which side threads reach it.
     ///
@@ -96,10 +109,7 @@ impl EventLoop {
         udp.register(poll.registry(), UDP)?;
         signals.register(poll.registry(), SIGNALS)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (handle, mailbox) = control::channel(move || {
-            // If the loop is gone the asker finds out by itself.
-            let _ = waker.wake();
-        });
+        let (handle, mailbox) = control::channel(waking(&waker));
         let mut server = Server::new(config, secrets, wall_us());
         server.contain_panics();
         let event_loop = EventLoop {
@@ -119,9 +129,71 @@ impl EventLoop {
             health: Health::default(),
             sessions_peak: 0,
             counters: ShellCounters::default(),
-            batch: Transmits::default(),
+            outgoing: Outgoing::default(),
+            recorder: None,
+            waker,
         };
         Ok((event_loop, handle))
+    }
+
+    /// Opens the journal, and brings back the rooms whose matches it holds. To be called before
+    /// [`EventLoop::run`]. Reads all of it: about a second for 1,000 matches of 5,000 frames.
+    ///
+    /// # Errors
+    /// [`journal::OpenError`]. Damage is none: it is logged.
+    pub fn open_journal(&mut self, options: journal::Options) -> Result<(), journal::OpenError> {
+        let dir = options.dir.display().to_string();
+        let waits_for_disk = options.fsync == journal::Fsync::Always;
+        log::info!("reading the journal in {dir}");
+        let (journal, restored) = Journal::open(options, waking(&self.waker))?;
+        self.server.begin_records(journal.salt());
+        self.recorder = Some(Recorder::new(journal, waits_for_disk));
+        self.restore(restored);
+        let counters = self.server.counters();
+        log::info!(
+            "journal in {dir}: {} matches go on",
+            counters.rooms_restored
+        );
+        Ok(())
+    }
+
+    /// Brings rooms back, the newest first: of two matches of one room, the older one was over.
+    fn restore(&mut self, restored: Restored) {
+        for damage in &restored.damage {
+            log::warn!("journal: {damage}");
+        }
+        let untold = restored.damage_count - restored.damage.len() as u64;
+        if untold > 0 {
+            log::warn!("journal: and {untold} more places of damage");
+        }
+        if restored.torn_bytes > 0 {
+            log::warn!(
+                "journal: the last {} bytes, behind {}, were being written when the server ended; \
+                 they were cut off",
+                restored.torn_bytes,
+                restored.end
+            );
+        }
+        for lost in &restored.lost {
+            let room = lost.created.as_ref().map(|created| created.room);
+            let room = room.map_or(String::from("a room"), |room| format!("room {room}"));
+            let (id, lack) = (lost.match_id, &lost.lack);
+            log::error!("{room}: match {id} is not restored: {lack}");
+        }
+        let now = self.clock.now();
+        let mut rooms = restored.rooms;
+        rooms.sort_by_key(|room| std::cmp::Reverse(room.created.created_unix_us));
+        for room in rooms {
+            let (id, match_id) = (room.created.room, room.match_id);
+            if let Some(cut) = room.cut {
+                log::warn!(
+                    "room {id}: match {match_id} goes on from before what was lost at {cut}"
+                );
+            }
+            if let Err(error) = self.server.restore_room(now, room) {
+                log::error!("room {id}: match {match_id} is not restored: {error}");
+            }
+        }
     }
 
     /// Runs until the process is asked to stop and everybody has been told, or for
@@ -136,6 +208,10 @@ impl EventLoop {
             let now = self.clock.now();
             self.turn(now);
             if self.signals.take_stop() && self.stop_at.is_none() {
+                if let Some(recorder) = self.recorder.take() {
+                    self.leave_to_the_journal(now, recorder);
+                    return Ok(());
+                }
                 self.stop(now);
             }
             if self
@@ -159,6 +235,29 @@ impl EventLoop {
         self.tell();
     }
 
+    /// Stops without a word to anybody: the matches go on after the next start.
+    fn leave_to_the_journal(&mut self, now: Time, recorder: Recorder) {
+        self.recorder = Some(recorder);
+        self.send(now);
+        self.tell();
+        let counters = self.server.counters();
+        log::info!(
+            "asked to stop: {} rooms stay in the journal",
+            counters.rooms
+        );
+        if let Some(recorder) = self.recorder.take() {
+            let (held, is_whole) = recorder.finish();
+            for outgoing in held {
+                self.outgoing = outgoing;
+                self.let_go();
+            }
+            if !is_whole {
+                log::error!("the journal could not be written to the end; what it misses is lost");
+            }
+        }
+        log::info!("stopped");
+    }
+
     /// Sleeps until something happens or is due, not at all if something was left over.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let due = self
@@ -167,7 +266,7 @@ impl EventLoop {
             .into_iter()
             .chain(self.stop_at)
             .min();
-        let left_over = self.udp_ready || self.mail_ready;
+        let left_over = self.udp_ready || self.mail_ready || self.is_recorder_busy();
         let timeout = if left_over {
             Some(Duration::ZERO)
         } else {
@@ -206,9 +305,17 @@ impl EventLoop {
         std::thread::sleep(until.since(self.clock.now()));
     }
 
+    fn is_recorder_busy(&self) -> bool {
+        self.recorder.as_ref().is_some_and(Recorder::is_busy)
+    }
+
     fn turn(&mut self, now: Time) {
         self.counters.turns += 1;
         self.turned_at = now;
+        while let Some(outgoing) = self.recorder.as_mut().and_then(Recorder::release) {
+            self.outgoing = outgoing;
+            self.let_go();
+        }
         if self.clock.wall_due <= now {
             self.clock.wall_due = now + WALL_EVERY;
             self.server.set_wall(now, wall_us());
@@ -276,8 +383,14 @@ impl EventLoop {
                 Control::Create(_, answer) if self.health.refuses_rooms(now) => {
                     answer.give(Err(CreateError::Late));
                 }
-                Control::Create(spec, answer) => answer.give(self.server.create_room(now, spec)),
-                Control::Close(room, answer) => answer.give(self.server.close_room(now, room)),
+                Control::Create(spec, answer) => {
+                    let created = self.server.create_room(now, spec);
+                    self.outgoing.replies.push(Reply::Created(answer, created));
+                }
+                Control::Close(room, answer) => {
+                    let closed = self.server.close_room(now, room);
+                    self.outgoing.replies.push(Reply::Closed(answer, closed));
+                }
                 Control::Room(room, answer) => answer.give(self.server.room(room)),
                 Control::Match(id, answer) => answer.give(self.server.match_(id)),
                 Control::Rooms {
@@ -294,18 +407,33 @@ impl EventLoop {
 
     fn stats(&self, now: Time) -> Stats {
         let stopping = self.stop_at.map(|_| "the server stops".to_owned());
+        let journal = self.recorder.as_ref().map(JournalStats::of);
+        let trouble = journal.as_ref().and_then(JournalStats::degraded);
         Stats {
             uptime: now.since(Time::ZERO),
-            degraded: stopping.or_else(|| self.health.degraded(now)),
+            degraded: stopping.or(trouble).or_else(|| self.health.degraded(now)),
             engine: self.server.counters(),
             shell: self.counters.clone(),
+            journal,
         }
     }
 
     fn send(&mut self, now: Time) {
-        self.server.poll_transmit(now, &mut self.batch);
-        self.counters.sends_refused += self.udp.send(&self.batch);
-        self.batch.clear();
+        self.server.poll_transmit(now, &mut self.outgoing.datagrams);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(now, &mut self.server);
+            recorder.hold_back(&mut self.outgoing);
+        }
+        self.let_go();
+    }
+
+    /// Lets go what may leave.
+    fn let_go(&mut self) {
+        self.counters.sends_refused += self.udp.send(&self.outgoing.datagrams);
+        self.outgoing.datagrams.clear();
+        for reply in self.outgoing.replies.drain(..) {
+            reply.give();
+        }
     }
 
     /// Turns the engine's events into log lines: a line for a match, none for a packet.

@@ -57,7 +57,7 @@ pub enum Fsync {
 }
 
 /// Where the journal is and how much of it is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The directory; it is made if there is none.
     pub dir: PathBuf,
@@ -429,6 +429,11 @@ impl Journal {
     /// The last batch that is on the disk for sure, as far as that is ever asked for. 0 at first.
     pub fn synced(&self) -> u64 {
         self.shared.lock().synced_batch
+    }
+
+    /// Whether it takes no records.
+    pub fn is_down(&self) -> bool {
+        !self.shared.lock().takes_records()
     }
 
     /// Lets only segments before this one be deleted: the first that holds a record of a running

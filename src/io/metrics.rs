@@ -6,6 +6,8 @@ use hdrhistogram::Histogram;
 
 use crate::engine::counters::Counters;
 use crate::engine::time::Time;
+use crate::io::journal;
+use crate::io::recorder::Recorder;
 use crate::limits::{DEGRADED_FOR, DEGRADED_LATENESS, NO_NEW_ROOMS_FOR};
 
 /// Largest lateness of the loop that is told apart from larger ones, in us.
@@ -22,6 +24,42 @@ pub struct Stats {
     pub engine: Counters,
     /// What the shell counts.
     pub shell: ShellCounters,
+    /// How the journal is, if there is one.
+    pub journal: Option<JournalStats>,
+}
+
+/// How the journal is.
+#[derive(Clone, Debug)]
+pub struct JournalStats {
+    /// How its files are.
+    pub health: journal::Health,
+    /// Datagrams that were given up because too many waited for the disk.
+    pub given_up: u64,
+}
+
+impl JournalStats {
+    /// How a recorder's is.
+    pub fn of(recorder: &Recorder) -> JournalStats {
+        let (health, given_up) = recorder.health();
+        JournalStats { health, given_up }
+    }
+
+    /// What is wrong with it, if anything is.
+    pub fn degraded(&self) -> Option<String> {
+        let trouble = self.health.trouble.as_ref()?;
+        let seconds = trouble.since.elapsed().unwrap_or_default().as_secs();
+        let (what, why) = (
+            if trouble.down {
+                "written"
+            } else {
+                "rotated or deleted"
+            },
+            &trouble.why,
+        );
+        Some(format!(
+            "the journal cannot be {what} since {seconds} s: {why}; matches go on"
+        ))
+    }
 }
 
 /// What the shell counts since the start.

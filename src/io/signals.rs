@@ -76,7 +76,9 @@ impl Inner {
     const PATIENCE: Option<Duration> = None;
 
     fn new() -> io::Result<Inner> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
+        use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+        // A file that may not grow is for the journal to report, and no reason to end.
+        signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
         signal_hook_mio::v1_0::Signals::new([SIGINT, SIGTERM]).map(Inner)
     }
 

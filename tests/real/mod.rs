@@ -65,7 +65,7 @@ impl RealServer {
     // --- HTTP -----------------------------------------------------------------------------
 
     /// The JSON of an answer with this status.
-    fn ask(&self, request: &str, body: &str, status: u16) -> Value {
+    pub(crate) fn ask(&self, request: &str, body: &str, status: u16) -> Value {
         let mut stream = TcpStream::connect(self.web).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (host, length) = (self.web, body.len());
@@ -108,6 +108,18 @@ impl RealServer {
     }
 
     // --- The process ----------------------------------------------------------------------
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal and waits for its end: its exit status, if it was not killed.
+    #[cfg(unix)]
+    pub(crate) fn end(mut self, signal: rustix::process::Signal) -> Option<i32> {
+        use rustix::process::{Pid, kill_process};
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.child.wait().unwrap().code()
+    }
 
     /// Its resident memory, in kB.
     #[cfg(target_os = "linux")]

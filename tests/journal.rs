@@ -672,6 +672,38 @@ fn wait_until(woken: &Receiver<()>, mut done: impl FnMut() -> bool) {
     }
 }
 
+#[test]
+fn a_start_reads_no_segment_that_only_matches_need_that_are_over() {
+    let dir = Dir::new("needed");
+    let (mut journal, _, _) = open(dir.options(Fsync::Never));
+    let batch = batch_of(&journal, &mut [Pen::new(A)], 5);
+    journal.append(batch.bytes()).unwrap();
+    drop(journal);
+    let (mut journal, restored, _) = open(dir.options(Fsync::Never));
+    assert_eq!(restored.rooms.len(), 1);
+    let batch = batch_of(&journal, &mut [Pen::new(B)], 5);
+    journal.append(batch.bytes()).unwrap();
+    // That one has ended; its file may be broken, and is kept as it is.
+    journal.keep_from(journal.segment());
+    drop(journal);
+    let first = dir.0.join(&dir.segments()[0]);
+    fs::write(&first, b"broken").unwrap();
+    let (journal, restored, _) = open(dir.options(Fsync::Never));
+    let ids: Vec<_> = restored.rooms.iter().map(|room| room.match_id).collect();
+    assert_eq!((ids, restored.damage_count), (vec![B], 0));
+    assert_eq!(fs::read(&first).unwrap(), b"broken");
+    drop(journal);
+    // Nobody has to have that word: without it all is read.
+    for text in [None, Some(""), Some("no number")] {
+        let copy = dir.copy("needed-not");
+        if let Some(text) = text {
+            fs::write(copy.0.join("needed"), text).unwrap();
+        }
+        let (_, restored, _) = open(copy.options(Fsync::Never));
+        assert_eq!((restored.rooms.len(), restored.damage_count), (1, 1));
+    }
+}
+
 fn batch_of(journal: &Journal, pens: &mut [Pen], head: u32) -> Batch {
     let mut batch = Batch::new(journal.salt());
     for pen in pens {

@@ -6,9 +6,9 @@ mod support;
 
 use std::time::Duration;
 
-use lockstep_server::engine::id::{FrameId, PlayerId};
+use lockstep_server::engine::id::{FrameId, PlayerId, RoomId};
 use lockstep_server::engine::view::{OverReason, Phase};
-use lockstep_server::engine::wire::frame::Frame;
+use lockstep_server::engine::wire::frame::{Command, Frame};
 use lockstep_server::engine::wire::message::{Follows, Held, Uplink, Version, Welcome};
 use support::*;
 
@@ -313,4 +313,48 @@ fn encode_into(out: &mut Vec<u8>, frame: &Frame) {
         encode_input(&mut inputs, input.player, seat, input.command);
     }
     encode_frame(out, frame.id, &inputs);
+}
+
+#[test]
+fn a_match_whose_end_alone_was_torn_off_ends_again_with_no_frame_more() {
+    let mut world = World::recording(&[1, 2]);
+    let mut short = spec(&[1, 2]);
+    short.room = RoomId(8);
+    short.max_frames = Some(10);
+    world.server.close_room(world.now, ROOM);
+    world.server.create_room(world.now, short).unwrap();
+    let peer = world.peer(5);
+    let connect = Uplink::Connect {
+        player: PlayerId(1),
+        room: RoomId(8),
+        token: String::new(),
+        version: Version::V1,
+    };
+    for message in [&connect, &Uplink::JoinRoom, &Uplink::Ready] {
+        world.say(peer, message);
+    }
+    // The other one never comes: the match starts without.
+    world.run_ms(20_000);
+    let input = Uplink::Input(Command::default());
+    for _ in 0..30 {
+        world.say(peer, &input);
+        world.run_ms(33);
+    }
+    let paper = world.paper.as_mut().unwrap();
+    let whole = paper.read();
+    let over = whole.finished.iter().find(|of| of.frames == 10).unwrap();
+    let (id, log) = (over.match_id, over.log.clone());
+    // The record of its end is the last one, and is torn.
+    paper.bytes.truncate(paper.bytes.len() - 1);
+    world.kill();
+    let room = world.server.room(RoomId(8)).unwrap();
+    assert_eq!(room.match_id, id);
+    assert_eq!(
+        (room.phase, room.frame),
+        (Phase::Over(OverReason::MaxFrames), 10)
+    );
+    world.run_ms(10);
+    let read = world.paper.as_ref().unwrap().read();
+    let over = read.finished.iter().find(|of| of.match_id == id).unwrap();
+    assert_eq!((over.frames, &over.log), (10, &log));
 }

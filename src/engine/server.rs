@@ -355,7 +355,12 @@ impl Server {
         let back = Room::restore(self.now(now), rules, interrupted, history);
         let (next, segment) = (restored.next_seq, restored.first_segment);
         let written = self.written_of_restored(&back, next, segment);
-        self.insert_room(RoomSlot::new(back, written));
+        let key = self.insert_room(RoomSlot::new(back, written));
+        if restored.head >= self.rooms[key].room.rules().max_frames {
+            // Only the word of its end was torn off.
+            let reason = OverReason::MaxFrames;
+            self.in_room(now, key, |room, now, out| room.end(now, reason, out));
+        }
         self.counters.rooms_restored += 1;
         self.tell(Event::MatchRestored {
             room,

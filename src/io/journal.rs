@@ -45,6 +45,10 @@ use crate::limits::{JOURNAL_RETRY_EVERY, JOURNAL_TIDY_EVERY};
 /// The file that is locked while a process writes the journal.
 const LOCK: &str = "lock";
 
+/// The file that says from which segment on a start must read: what is before it is of matches
+/// that are over. It may be old or missing, and then more is read.
+const NEEDED: &str = "needed";
+
 /// When what was written is brought to the disk (`--fsync`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fsync {
@@ -315,6 +319,7 @@ impl Journal {
             salt,
             kept,
             number: newest,
+            needed: 0,
             last_sync: Instant::now(),
             tidy_at: Instant::now(),
             wake: Box::new(wake),
@@ -523,6 +528,8 @@ struct Keeper {
     kept: Vec<Kept>,
     /// The number of the last segment that was made, or tried.
     number: u64,
+    /// What the file [`NEEDED`] says, as far as this process has written it.
+    needed: u64,
     last_sync: Instant,
     tidy_at: Instant,
     wake: Box<dyn Fn() + Send>,
@@ -539,7 +546,7 @@ enum Job {
     Make,
     Tidy {
         keep_from: u64,
-        written: u64,
+        written: Place,
     },
 }
 
@@ -563,7 +570,10 @@ impl Keeper {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let next = state.next.take();
+        let (keep_from, written) = (state.keep_from, state.written);
         drop(state);
+        // If it cannot be told, the next start reads more.
+        let _ = self.tell_needed(keep_from, written);
         if let Some(next) = next {
             // An empty segment does no harm; the next start removes it.
             let _ = fs::remove_file(self.path(next.number));
@@ -595,7 +605,7 @@ impl Keeper {
             self.tidy_at = now + JOURNAL_TIDY_EVERY;
             return Some(Job::Tidy {
                 keep_from: state.keep_from,
-                written: state.written.offset,
+                written: state.written,
             });
         }
         None
@@ -638,7 +648,10 @@ impl Keeper {
             }
             Job::Make => self.make_next(shared),
             Job::Tidy { keep_from, written } => {
-                match self.tidy(keep_from, written, SystemTime::now()) {
+                let tidied = self
+                    .tell_needed(keep_from, written)
+                    .and_then(|()| self.tidy(keep_from, written.offset, SystemTime::now()));
+                match tidied {
                     Ok(()) => shared.lock().clear_impaired(),
                     Err(error) => self.note(shared, &error),
                 }
@@ -763,6 +776,20 @@ impl Keeper {
         })
     }
 
+    /// Writes down from where on the next start must read.
+    fn tell_needed(&mut self, keep_from: u64, written: Place) -> io::Result<()> {
+        let needed = keep_from.min(written.segment);
+        if needed <= self.needed {
+            return Ok(());
+        }
+        // Whole or not at all: a name is changed in one step.
+        let new = self.options.dir.join("needed.new");
+        fs::write(&new, format!("{needed}\n"))?;
+        fs::rename(&new, self.options.dir.join(NEEDED))?;
+        self.needed = needed;
+        Ok(())
+    }
+
     /// Deletes the oldest segments while there is too much of them, or they are too old, and no
     /// running match needs them.
     fn tidy(&mut self, keep_from: u64, written: u64, now: SystemTime) -> io::Result<()> {
@@ -790,8 +817,8 @@ fn unix_us() -> i64 {
 
 // --- The start ----------------------------------------------------------------------------
 
-/// Everything that is in the directory, its torn end cut off: what it comes to, the segments, and
-/// the highest number of one.
+/// Everything that is in the directory and may be of a match that goes on, its torn end cut off: what
+/// it comes to, the segments, and the highest number of one.
 fn read_all(dir: &Path) -> Result<(Restored, Vec<Kept>, u64), OpenError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {
@@ -799,9 +826,12 @@ fn read_all(dir: &Path) -> Result<(Restored, Vec<Kept>, u64), OpenError> {
         numbers.extend(name.to_str().and_then(segment_number));
     }
     numbers.sort_unstable();
+    let needed = fs::read_to_string(dir.join(NEEDED)).ok();
+    let needed = needed.and_then(|text| text.trim().parse::<u64>().ok());
+    let needed = needed.unwrap_or(0);
     let mut restore = Restore::default();
     let mut bytes = Vec::new();
-    for number in &numbers {
+    for number in numbers.iter().filter(|number| **number >= needed) {
         let path = dir.join(segment_name(*number));
         read_into(&path, &mut bytes).map_err(|error| failed(&path, error))?;
         restore.read(*number, &bytes);
@@ -816,7 +846,12 @@ fn read_all(dir: &Path) -> Result<(Restored, Vec<Kept>, u64), OpenError> {
     let mut kept = Vec::new();
     for number in &numbers {
         let path = dir.join(segment_name(*number));
-        kept.extend(cut(&path, *number, restored.end).map_err(|error| failed(&path, error))?);
+        let end = if *number < needed {
+            UNTOUCHED
+        } else {
+            restored.end
+        };
+        kept.extend(cut(&path, *number, end).map_err(|error| failed(&path, error))?);
     }
     Ok((restored, kept, numbers.last().copied().unwrap_or(0)))
 }
@@ -831,6 +866,12 @@ fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
     File::open(path)?.read_to_end(bytes)?;
     Ok(())
 }
+
+/// The end of a journal of which nothing is to be cut off.
+const UNTOUCHED: Place = Place {
+    segment: u64::MAX,
+    offset: 0,
+};
 
 /// Cuts off what is behind the end of the journal; `None` if nothing of the segment is left.
 fn cut(path: &Path, number: u64, end: Place) -> io::Result<Option<Kept>> {

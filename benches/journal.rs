@@ -10,7 +10,10 @@ use std::time::Duration;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use lockstep_server::engine::auth::RoomSecret;
+use lockstep_server::engine::config::{Config, Secrets};
 use lockstep_server::engine::id::{MatchId, PlayerId, RoomId, Seat};
+use lockstep_server::engine::server::Server;
+use lockstep_server::engine::time::Time;
 use lockstep_server::engine::wire::frame::{self, Command};
 use lockstep_server::io::journal::{Fsync, Journal, Options};
 use lockstep_server::journal::record::{
@@ -20,6 +23,11 @@ use lockstep_server::journal::restore::Restore;
 
 const ROOMS: u64 = 1000;
 const FRAMES: u32 = 5000;
+const SECRETS: Secrets = Secrets {
+    hash_key: (1, 2),
+    clock_key: (3, 4),
+    first_match: 5,
+};
 /// Records of one turn: those of 500 rooms at 30 frames a second and 480 turns.
 const TURN: u64 = 32;
 
@@ -94,9 +102,9 @@ fn crowd() -> Vec<Vec<u8>> {
     let mut pens: Vec<_> = (0..ROOMS)
         .map(|id| Pen::new(MatchId(id.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
         .collect();
-    for pen in &mut pens {
+    for (room, pen) in (1..).zip(&mut pens) {
         let created = Created {
-            room: RoomId(1),
+            room: RoomId(room),
             created_unix_us: 1,
             seed: 1,
             hz: 30,
@@ -134,7 +142,7 @@ fn crowd() -> Vec<Vec<u8>> {
     segments
 }
 
-/// As a start does it, from files that the system has in its memory.
+/// As a start does it, from files that the system has in its memory, up to the first turn.
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn restore_a_crowd(bencher: Bencher) {
     let dir = std::env::temp_dir().join(format!("lockstep-journal-crowd-{}", std::process::id()));
@@ -155,9 +163,16 @@ fn restore_a_crowd(bencher: Bencher) {
             read.expect("it was written");
             restore.read(number, &bytes);
         }
-        let restored = restore.finish();
-        assert_eq!(restored.rooms.len() as u64, ROOMS);
-        restored
+        let mut server = Server::new(Config::default(), SECRETS, 1_000_000);
+        server.begin_records(7);
+        for room in restore.finish().rooms {
+            let restored = server.restore_room(Time::ZERO, room);
+            restored.expect("each has a number of its own");
+        }
+        assert_eq!(server.counters().rooms_restored, ROOMS);
+        let batch = server.poll_records(Time::ZERO, usize::MAX);
+        assert!(!batch.is_empty());
+        server
     });
     let _ = std::fs::remove_dir_all(&dir);
 }

@@ -376,6 +376,11 @@ impl Restore {
         }
     }
 
+    /// Bytes of frames that it holds so far.
+    pub fn frame_bytes(&self) -> usize {
+        self.matches.values().map(|of| of.frames.len()).sum()
+    }
+
     fn whole_up_to(&mut self, end: Place) {
         self.tail_bytes = 0;
         self.tail_count = 0;
@@ -458,7 +463,8 @@ impl Restore {
                     results: of.results,
                     log: of.frames,
                     segments: (of.first.segment, of.last_segment),
-                    lack: of.lack,
+                    // What was torn off with the end is no more than a late result.
+                    lack: of.lack.filter(|lack| lack.place < self.end),
                 }));
             return;
         }

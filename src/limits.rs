@@ -348,7 +348,7 @@ pub const UNWRITTEN_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Places of damage that are told one by one; a disk that goes has millions. All are counted.
 pub const JOURNAL_DAMAGE_TOLD_MAX: usize = 1000;
 
-/// Bytes that the index of recordings may take: 200,000 matches of two players at 328 bytes each
+/// Bytes that the index of recordings may take: 200,000 matches of two players at 312 bytes each
 /// ([`crate::io::recordings`]). The oldest makes way in it and stays on the disk.
 pub const RECORDINGS_INDEX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -373,6 +373,10 @@ pub const REPLAY_FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// Frames of a recording that are played in one turn, where they are played as fast as can be.
 pub const REPLAY_FRAMES_PER_TURN_MAX: usize = 1024;
+
+/// Time for which the last frame of a recording that is played waits for players who lack many of
+/// those before it: after the end a room does not wait for anybody.
+pub const REPLAY_END_WAITS_MAX: Duration = Duration::from_secs(60);
 
 // --- Client -------------------------------------------------------------------------------
 

@@ -44,13 +44,17 @@ fn a_fed_match_has_what_it_is_fed_and_no_clock() {
     world.server.expect_feed(ROOM);
     // Before the start there is nothing to be fed.
     feed(&mut world, 0, true);
-    let early = world.joined(PLAYERS[0]);
+    let (early, loads) = (world.joined(PLAYERS[0]), world.joined(PLAYERS[1]));
     world.say(early, &Uplink::Ready);
     world.run_ms(100);
     assert_eq!(
         world.room().phase,
         Phase::Playing,
         "nobody waits for the other"
+    );
+    assert!(
+        world.take(loads).is_empty(),
+        "nor is it told before its Ready"
     );
     world.run_ms(5000);
     assert_eq!(world.room().frame, 0);
@@ -66,15 +70,14 @@ fn a_fed_match_has_what_it_is_fed_and_no_clock() {
     }
     world.run_ms(200);
     assert_eq!(world.room().frame, 10);
-    let late = world.joined(PLAYERS[1]);
-    world.say(late, &Uplink::Ready);
+    world.say(loads, &Uplink::Ready);
     world.run_ms(200);
     let room = world.server.close_room(world.now, ROOM).unwrap();
     assert_eq!(room.phase, Phase::Over(OverReason::Closed));
     world.step();
     world.run_ms(200);
     let expected: Vec<Frame> = frame::decode_frames(&log).unwrap();
-    for peer in [early, late] {
+    for peer in [early, loads] {
         let said = world.take(peer);
         assert_eq!(said.last(), Some(&Said::Close));
         let frames = frames_in(&said);

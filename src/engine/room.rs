@@ -682,11 +682,13 @@ impl Room {
         out.push(Effect::Started);
         for index in 0..self.seats.len() {
             let seat = &mut self.seats[index];
+            // Where somebody may come at any time, who is not ready is told when it is.
+            let waits = self.is_fed && !seat.ready;
             seat.ready = true;
             seat.progress = Percent::FULL;
             // What was owed of the others' loading means nothing any more.
             seat.progress_owed.clear();
-            if seat.stage >= Stage::Joined {
+            if seat.stage >= Stage::Joined && !waits {
                 self.stream_from(Seat::from_index(index), 0, out);
             }
         }

@@ -133,12 +133,17 @@ pub enum Why {
 
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = self.place;
-        match self.why {
-            Why::Missing(seq) => write!(f, "{place}: record {seq} of the match is missing"),
-            Why::Senseless(seq) => write!(f, "{place}: record {seq} cannot follow those before it"),
-            Why::Suspected => write!(f, "{place}: damage that may have been its last records"),
-            Why::NoSecret => write!(f, "{place}: the secret of the room was left out"),
+        write!(f, "{}: {}", self.place, self.why)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Missing(seq) => write!(f, "record {seq} of the match is missing"),
+            Why::Senseless(seq) => write!(f, "record {seq} cannot follow those before it"),
+            Why::Suspected => f.write_str("damage that may have been its last records"),
+            Why::NoSecret => f.write_str("the secret of the room was left out"),
         }
     }
 }

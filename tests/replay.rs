@@ -87,6 +87,49 @@ frames   9, of which those with input:
     assert_eq!(lines[4]["inputs"][1]["x"], 3);
 }
 
+/// The program in docs/recording.md.
+fn python_reader() -> String {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/recording.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("```python\n").unwrap();
+    rest.split_once("```\n").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_reader_on_the_page_reads_the_same() {
+    let dir = Dir::new("python");
+    let (bytes, _) = recording("python-journal");
+    let (reader, file) = (dir.path("reader.py"), dir.path("77.lkr"));
+    fs::write(&reader, python_reader()).unwrap();
+    let python = std::env::var("LOCKSTEP_INTEROP_PYTHON").unwrap_or("python3".to_owned());
+    let read = || {
+        let output = Command::new(&python).arg(&reader).arg(&file).output();
+        output.expect("python3 is there; scripts/test installs it")
+    };
+    fs::write(&file, &bytes).unwrap();
+    let output = read();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let values = |text: &str| -> Vec<Value> {
+        let lines = text.lines();
+        lines.map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let (good, text, errors) = run(&["print".as_ref(), file.as_os_str(), "--json".as_ref()]);
+    assert!(good, "{errors}");
+    let found = values(str::from_utf8(&output.stdout).unwrap());
+    assert_eq!(found, values(&text));
+    for cut in [0, 50, 71, 72, 100, bytes.len() - 1] {
+        fs::write(&file, &bytes[..cut]).unwrap();
+        assert!(!read().status.success(), "cut at {cut}");
+    }
+    for at in [100, 200, bytes.len() - 1] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        fs::write(&file, &damaged).unwrap();
+        assert!(!read().status.success(), "byte {at}");
+    }
+}
+
 #[test]
 fn a_match_is_found_in_a_data_directory_by_its_id() {
     let dir = Dir::new("directory");

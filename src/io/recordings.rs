@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 use crate::engine::id::{FrameId, MatchId, PlayerId, RoomId};
-use crate::engine::view::{OverReason, Phase, RoomView};
+use crate::engine::view::{OverReason, Phase, Recorded};
 use crate::journal::record::{segment_name, segment_number};
 use crate::journal::restore::{FinishedMatch, Lack, Restore};
 use crate::limits::{
@@ -80,8 +80,9 @@ impl Entry {
         }
     }
 
-    /// Of a match whose Over was written just now; `None` if it is not over.
-    pub fn of_room(view: &RoomView, segments: (u64, u64)) -> Option<Entry> {
+    /// Of a match whose end was written just now; `None` if it is not over.
+    pub fn of_recorded(recorded: &Recorded) -> Option<Entry> {
+        let Recorded { view, segments } = recorded;
         let Phase::Over(reason) = view.phase else {
             return None;
         };
@@ -95,7 +96,7 @@ impl Entry {
             reason,
             players: view.seats.iter().map(|seat| seat.player).collect(),
             results: view.seats.iter().map(|seat| seat.result).collect(),
-            segments,
+            segments: *segments,
             lack: None,
         })
     }

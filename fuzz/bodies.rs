@@ -556,7 +556,7 @@ fn played(script: &mut Script<'_>, salt: u32) -> (Vec<u8>, BTreeSet<(MatchId, Ve
     for _ in 0..script.byte().unwrap_or(0) % 64 {
         let choice = script.byte().unwrap_or(0);
         let open = matches.len();
-        if open < 3 && (open == 0 || choice % 16 == 0) {
+        if open < 3 && (open == 0 || choice.is_multiple_of(16)) {
             begun += 1;
             let id = MatchId(begun);
             let mut pen = Pen::new(id);

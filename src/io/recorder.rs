@@ -1,7 +1,7 @@
 //! The loop's hand on the journal: it writes what each turn has to record before anything of that
 //! turn leaves, and, where the disk has to have it first, keeps back what leaves.
 //!
-//! The engine says what is to be written ([`crate::engine::records`] describes that), [`Journal`]
+//! The engine says what is to be written (`engine::records` describes that), [`Journal`]
 //! has the files. A journal that cannot be written stops nothing: play goes on, and once it takes
 //! something again the rest comes out of the engine's memory, a piece in each turn.
 

@@ -21,7 +21,12 @@ const ROOMS: usize = 5;
 
 /// All recordings, by match.
 fn listed(server: &RealServer) -> BTreeMap<String, Value> {
-    let list = server.ask("GET /api/recordings", "", 200);
+    let began = Instant::now();
+    let mut list = server.ask("GET /api/recordings", "", 200);
+    while list["complete"] != true {
+        assert!(began.elapsed() < PATIENCE, "{list}");
+        list = server.ask("GET /api/recordings", "", 200);
+    }
     let recordings = list["recordings"].as_array().unwrap().clone();
     let by_match = |one: Value| (one["match"].as_str().unwrap().to_owned(), one);
     recordings.into_iter().map(by_match).collect()

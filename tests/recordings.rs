@@ -92,14 +92,21 @@ fn a_start_knows_what_the_run_before_has_recorded() {
     let (b, entry_b) = tape.play(20, 2, 3);
     let open = tape.begin(30, 3);
     drop(tape);
-    let (mut tape, restored) = Tape::open(&dir.0, 2000);
+    let (mut tape, _) = Tape::open(&dir.0, 2000);
+    let before = tape.journal.segment();
     let recordings = Recordings::new(&dir.0);
-    recordings.fill(&restored.finished);
     tape.play(4, 4, 1);
+    let recordings = Arc::new(recordings);
+    recordings.catch_up(before).unwrap();
+    // What ends meanwhile is newer than all that was there.
+    recordings.add(tape.play(3, 1, 1).1);
+    while !recordings.list(&ALL).is_complete {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let list = recordings.list(&ALL);
-    assert_eq!(ids(&list), [20, 500], "what ended last comes first");
-    assert_eq!(*list.entries[1], entry_a);
-    assert_eq!(*list.entries[0], entry_b);
+    assert_eq!(ids(&list), [3, 20, 500], "what ended last comes first");
+    assert_eq!(*list.entries[2], entry_a);
+    assert_eq!(*list.entries[1], entry_b);
     for of in [&a, &b] {
         let recording = recordings.read(of.id).unwrap();
         assert_eq!(content(&recording).log, of.frames);

@@ -142,6 +142,7 @@ struct RecordingsJson {
     recordings: Vec<RecordingJson>,
     total: usize,
     next: Option<String>,
+    complete: bool,
 }
 
 impl RecordingJson {
@@ -205,6 +206,7 @@ pub fn recordings(page: &Page) -> Vec<u8> {
         recordings: page.entries.iter().map(|e| RecordingJson::new(e)).collect(),
         total: page.total,
         next: page.next.map(|next| next.to_string()),
+        complete: page.is_complete,
     })
 }
 

@@ -491,7 +491,7 @@ impl Answer {
         let status = match error {
             ReadError::Unknown(_) => 404,
             ReadError::Gone(_) => 410,
-            ReadError::Busy => 503,
+            ReadError::Busy | ReadError::NotYet(_) => 503,
             ReadError::TooLarge { .. } | ReadError::Damaged { .. } | ReadError::Io { .. } => 500,
         };
         Answer::error(status, Some("match"), &error.to_string())

@@ -147,13 +147,18 @@ impl EventLoop {
         &mut self,
         options: journal::Options,
     ) -> Result<Arc<Recordings>, journal::OpenError> {
-        let recordings = Arc::new(Recordings::new(&options.dir));
+        let journal_dir = options.dir.clone();
+        let recordings = Arc::new(Recordings::new(&journal_dir));
         let dir = options.dir.display().to_string();
         let waits_for_disk = options.fsync == journal::Fsync::Always;
         log::info!("reading the journal in {dir}");
         let (journal, restored) = Journal::open(options, waking(&self.waker))?;
         self.server.begin_records(journal.salt());
-        recordings.fill(&restored.finished);
+        let catching_up = recordings.catch_up(journal.segment());
+        catching_up.map_err(|source| journal::OpenError::Io {
+            path: journal_dir,
+            source,
+        })?;
         let recorder = Recorder::new(journal, Arc::clone(&recordings), waits_for_disk);
         self.recorder = Some(recorder);
         self.restore(restored);

@@ -2,11 +2,14 @@
 //! their extraction.
 //!
 //! ```text
-//!   start  ── what Journal::open has read ──▶ ┌───────┐ ◀── list, find ── HTTP threads
-//!   loop   ── the Over of a match is written ▶│ index │                      │ read
-//!                                             └───────┘                      ▼
-//!                                                       the segments of one match, one by one
+//!   thread ── what the segments from before hold ─▶ ┌───────┐ ◀── list, find ── HTTP threads
+//!   loop   ── the end of a match is written ──────▶ │ index │                      │ read
+//!                                                   └───────┘                      ▼
+//!                                                             the segments of one match, one by one
 //! ```
+//!
+//! What was recorded before a start is read by a thread of its own, from the oldest segment on:
+//! there may be many gigabytes of it, for which no match should wait.
 //!
 //! The index is in memory and bounded ([`RECORDINGS_INDEX_BYTES_MAX`]): an entry takes
 //! [`Entry::bytes`]. Its lock is held for a look and never during I/O, so the loop hardly waits for
@@ -20,8 +23,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use thiserror::Error;
 
@@ -62,7 +66,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Of a match that was read at the start.
+    /// Of a match that was read in the journal.
     pub fn of(finished: &FinishedMatch) -> Entry {
         let created = &finished.created;
         Entry {
@@ -138,6 +142,8 @@ pub struct Page {
     pub total: usize,
     /// Where the next part begins, `None` at the end.
     pub next: Option<u64>,
+    /// Whether what was recorded before the start of the server is in it, too.
+    pub is_complete: bool,
 }
 
 /// Why a recording was not read.
@@ -152,6 +158,12 @@ pub enum ReadError {
     /// Its first segment is not there any more.
     #[error("the recording of match {0} was deleted for its age or for the size of all")]
     Gone(MatchId),
+    /// It may be in a segment that was not looked at since the start.
+    #[error(
+        "match {0} is not known, but what was recorded before the start of this server is still \
+         being read; try again in a minute"
+    )]
+    NotYet(MatchId),
     /// Others are being read.
     #[error("{RECORDING_READS_MAX} recordings are being read already; try again in a second")]
     Busy,
@@ -191,13 +203,19 @@ pub struct Recordings {
     index: Mutex<Index>,
     /// How many are being read.
     reads: AtomicUsize,
+    /// What was there before the start is still being read.
+    is_catching_up: AtomicBool,
 }
 
+/// The number of the first entry that the loop adds; those from before the start have lower ones.
+const FIRST_NEW: u64 = 1 << 40;
+
 /// Entries in the order in which their matches ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Index {
-    /// The number of the newest entry.
-    newest: u64,
+    /// The numbers of the next entry from before the start, and of the next new one.
+    next_old: u64,
+    next_new: u64,
     by_number: BTreeMap<u64, Arc<Entry>>,
     by_match: BTreeMap<MatchId, u64>,
     bytes: usize,
@@ -206,12 +224,37 @@ struct Index {
 }
 
 impl Index {
+    fn new() -> Index {
+        Index {
+            next_old: 0,
+            next_new: FIRST_NEW,
+            by_number: BTreeMap::new(),
+            by_match: BTreeMap::new(),
+            bytes: 0,
+            oldest: 0,
+        }
+    }
+
     fn add(&mut self, entry: Entry) {
         self.remove(entry.match_id);
-        self.newest += 1;
+        let number = self.next_new;
+        self.next_new += 1;
+        self.insert(number, entry);
+    }
+
+    /// Adds one from before the start, unless the loop knows more of it.
+    fn add_old(&mut self, entry: Entry) {
+        if !self.by_match.contains_key(&entry.match_id) {
+            let number = self.next_old;
+            self.next_old += 1;
+            self.insert(number, entry);
+        }
+    }
+
+    fn insert(&mut self, number: u64, entry: Entry) {
         self.bytes += entry.bytes();
-        self.by_match.insert(entry.match_id, self.newest);
-        self.by_number.insert(self.newest, Arc::new(entry));
+        self.by_match.insert(entry.match_id, number);
+        self.by_number.insert(number, Arc::new(entry));
         while self.bytes > RECORDINGS_INDEX_BYTES_MAX {
             let Some((_, oldest)) = self.by_number.first_key_value() else {
                 break;
@@ -233,18 +276,55 @@ impl Recordings {
     pub fn new(dir: &Path) -> Recordings {
         Recordings {
             dir: dir.to_owned(),
-            index: Mutex::default(),
+            index: Mutex::new(Index::new()),
             reads: AtomicUsize::new(0),
+            is_catching_up: AtomicBool::new(false),
         }
     }
 
-    /// Adds what the journal held at the start, in any order.
-    pub fn fill(&self, finished: &[FinishedMatch]) {
-        let mut entries: Vec<Entry> = finished.iter().map(Entry::of).collect();
-        // When each ended is not known; the last record's segment is nearest to it.
-        entries.sort_by_key(|entry| (entry.segments.1, entry.created_unix, entry.match_id));
-        for entry in entries {
-            self.add(entry);
+    /// Reads what is in the segments before this one, in a thread of its own that rests as long as
+    /// it works.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn catch_up(self: &Arc<Recordings>, before: u64) -> io::Result<()> {
+        let recordings = Arc::clone(self);
+        self.is_catching_up.store(true, Ordering::Release);
+        let thread = std::thread::Builder::new().name("recordings".into());
+        let spawned = thread.spawn(move || {
+            recordings.read_old(before);
+            recordings.is_catching_up.store(false, Ordering::Release);
+        });
+        spawned.map(drop)
+    }
+
+    fn read_old(&self, before: u64) {
+        let numbers = segments_in(&self.dir).unwrap_or_default();
+        let mut restore = Restore::default();
+        let mut bytes = Vec::new();
+        for number in numbers.into_iter().filter(|number| *number < before) {
+            let began = Instant::now();
+            let path = self.dir.join(segment_name(number));
+            match read_into(&path, &mut bytes) {
+                Ok(()) => restore.read(number, &bytes),
+                // It was deleted for its age meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => {
+                    log::warn!("recordings: {}: {error}; passed over", path.display());
+                    continue;
+                }
+            }
+            // Of what ended in this one, late results may be in the next.
+            self.add_old(&restore.take_finished(number));
+            std::thread::sleep(began.elapsed());
+        }
+        self.add_old(&restore.take_finished(before));
+    }
+
+    fn add_old(&self, finished: &[FinishedMatch]) {
+        for some in finished.chunks(RECORDINGS_LOOK_MAX) {
+            let mut index = self.index();
+            some.iter().for_each(|of| index.add_old(Entry::of(of)));
         }
     }
 
@@ -257,7 +337,10 @@ impl Recordings {
     /// Some of them, those that ended last first.
     pub fn list(&self, wanted: &Wanted) -> Page {
         self.forget_deleted();
-        let mut page = Page::default();
+        let mut page = Page {
+            is_complete: !self.is_catching_up.load(Ordering::Acquire),
+            ..Page::default()
+        };
         let mut below = wanted.from.unwrap_or(u64::MAX);
         // The lock is given back in between, so that the loop waits for a part alone.
         loop {
@@ -290,7 +373,11 @@ impl Recordings {
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, id: MatchId) -> Result<Vec<u8>, ReadError> {
-        let entry = self.find(id).ok_or(ReadError::Unknown(id))?;
+        let is_catching_up = self.is_catching_up.load(Ordering::Acquire);
+        let entry = self.find(id).ok_or(match is_catching_up {
+            true => ReadError::NotYet(id),
+            false => ReadError::Unknown(id),
+        })?;
         let turn = Turn::take(&self.reads).ok_or(ReadError::Busy)?;
         let finished = self.extract(&entry);
         if matches!(finished, Err(ReadError::Gone(_))) {
@@ -456,7 +543,7 @@ mod tests {
 
     #[test]
     fn the_index_is_bounded_and_the_oldest_makes_way() {
-        let mut index = Index::default();
+        let mut index = Index::new();
         let most = RECORDINGS_INDEX_BYTES_MAX / entry(0, 256).bytes();
         for id in 0..most as u64 + 10 {
             index.add(entry(id, 256));

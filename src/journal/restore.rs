@@ -436,6 +436,21 @@ impl Restore {
         }
     }
 
+    /// Takes out the matches that have ended and have no record in this segment or a later one, so that
+    /// whoever reads a long journal need not hold all of them.
+    pub fn take_finished(&mut self, before: u64) -> Vec<FinishedMatch> {
+        let done = |of: &Match| of.over.is_some() && of.last_segment < before;
+        let ids = self.matches.iter().filter(|(_, of)| done(of));
+        let ids: Vec<MatchId> = ids.map(|(id, _)| *id).collect();
+        let mut taken = Restored::default();
+        for id in ids {
+            if let Some(of) = self.matches.remove(&id) {
+                self.judge(id, of, &mut taken);
+            }
+        }
+        taken.finished
+    }
+
     /// What all of it comes to.
     pub fn finish(mut self) -> Restored {
         let mut restored = Restored {

@@ -1,10 +1,12 @@
 //! What the fuzz targets and the property tests do with bytes from outside. One body for
-//! each entrance of the server: datagrams, the packets in them, and what HTTP takes.
+//! each entrance of the server: datagrams, the packets in them, what HTTP takes, and the files of
+//! a journal.
 //!
 //! `fuzz_targets/` hands these to libFuzzer, `tests/fuzz.rs` hands them the corpus and
 //! random bytes on a budget. A body panics if something is wrong, and asserts more than
 //! that nothing panics.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,15 +15,19 @@ use lockstep_server::admin::{json, query};
 use lockstep_server::client::{Client, ClientConfig, ClientEvent};
 use lockstep_server::engine::auth::RoomSecret;
 use lockstep_server::engine::config::{Config, Secrets};
-use lockstep_server::engine::id::{Conv, PlayerId, RoomId};
+use lockstep_server::engine::id::{Conv, MatchId, PlayerId, RoomId, Seat};
 use lockstep_server::engine::server::Server;
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
-use lockstep_server::engine::view::RoomSpec;
-use lockstep_server::engine::wire::frame::{Command, decode_frames};
+use lockstep_server::engine::view::{OverReason, RoomSpec};
+use lockstep_server::engine::wire::frame::{self, Command, decode_frames};
 use lockstep_server::engine::wire::message::{Downlink, Uplink, Version};
 use lockstep_server::engine::wire::packet::PacketReader;
-use lockstep_server::limits::{DATAGRAM_MAX, UPLINK_BODY_MAX};
+use lockstep_server::journal::record::{
+    Batch, Created, FileHeader, FrameBytes, Pen, Record, Resumed,
+};
+use lockstep_server::journal::restore::{FinishedMatch, Restore, Restored};
+use lockstep_server::limits::{DATAGRAM_MAX, JOURNAL_DAMAGE_TOLD_MAX, UPLINK_BODY_MAX};
 use lockstep_server::ticket::{TicketSecret, TicketSecrets};
 
 // --- Datagrams ----------------------------------------------------------------------------
@@ -389,6 +395,9 @@ pub fn queries(bytes: &[u8]) {
     if let Ok(part) = &part {
         assert!(part.limit >= 1);
     }
+    if let Ok(wanted) = query::recordings(&text) {
+        assert!(wanted.limit >= 1);
+    }
     for order in [query::parse(&text, bounds), json::parse(bytes, bounds)] {
         match order {
             Ok(order) => {
@@ -445,4 +454,226 @@ pub fn tickets(bytes: &[u8]) {
     }
     let changed = String::from_utf8_lossy(&changed);
     assert!(check(&changed).is_err() || changed == good, "{changed}");
+}
+
+// --- Journals -----------------------------------------------------------------------------
+
+/// Reads the bytes as a file of a journal, then as records whose checksums are right, and then as
+/// a script: what is played, and what befalls the file. No frame is read that was not written.
+pub fn journals(bytes: &[u8]) {
+    read_journal(bytes);
+    read_journal(&with_checksums(bytes));
+
+    let mut script = Script { bytes };
+    let (mut file, written) = played(&mut script, crc32(7, bytes));
+    let read = read_journal(&file);
+    assert_eq!((read.damage_count, read.torn_bytes), (0, 0));
+    assert_eq!(hold_frames(&read, &written), written.len());
+    damage(&mut script, &mut file);
+    hold_frames(&read_journal(&file), &written);
+}
+
+/// Reads a file, and holds what comes of it against what it can hold.
+fn read_journal(bytes: &[u8]) -> Restored {
+    let mut restore = Restore::with_finished(None);
+    restore.read(1, bytes);
+    assert!(restore.frame_bytes() <= bytes.len(), "more than was read");
+    let restored = restore.finish();
+    assert!(restored.damage.len() <= JOURNAL_DAMAGE_TOLD_MAX);
+    assert!(restored.end.offset <= bytes.len() as u64);
+    let finished = restored.finished.iter();
+    for whole in finished.filter(|finished| finished.lack.is_none()) {
+        let recording = whole.recording();
+        let mut restore = Restore::with_finished(Some(whole.match_id));
+        restore.read(0, &recording);
+        let again = restore.finish();
+        assert_eq!((again.damage_count, again.torn_bytes), (0, 0));
+        let of = |finished: &FinishedMatch| {
+            let results = finished.results.clone();
+            let (started, frames) = (finished.started_unix, finished.frames);
+            (
+                finished.log.clone(),
+                started,
+                frames,
+                finished.reason,
+                results,
+            )
+        };
+        assert_eq!(of(&again.finished[0]), of(whole), "its recording");
+    }
+    restored
+}
+
+/// A file of records with these as their kinds, numbers and bodies.
+fn with_checksums(bytes: &[u8]) -> Vec<u8> {
+    let mut file = file_header(0);
+    let mut script = Script { bytes };
+    while let Some(kind) = script.byte() {
+        let seq = script.byte().unwrap_or(0);
+        let len = usize::from(script.byte().unwrap_or(0));
+        let body = script.take(len);
+        let mut header = vec![0xF5, kind % 12];
+        let len = u16::try_from(body.len()).expect("255 at the most");
+        header.extend_from_slice(&len.to_le_bytes());
+        header.extend_from_slice(&u32::from(seq / 4).to_le_bytes());
+        header.extend_from_slice(&u64::from(seq % 4).to_le_bytes());
+        header.extend_from_slice(&crc32(0, body).to_le_bytes());
+        let crc = crc32(0, &header);
+        header.extend_from_slice(&crc.to_le_bytes());
+        file.extend_from_slice(&header);
+        file.extend_from_slice(body);
+    }
+    file
+}
+
+fn file_header(salt: u32) -> Vec<u8> {
+    let header = FileHeader {
+        number: 1,
+        created_unix_us: 5,
+        salt,
+        has_marks: false,
+    };
+    let mut file = Vec::new();
+    header.encode(&mut file);
+    file
+}
+
+/// As zlib has it.
+fn crc32(begin: u32, bytes: &[u8]) -> u32 {
+    let byte = |crc: u32, byte: &u8| {
+        let bit = |crc: u32, _| (crc >> 1) ^ (0xEDB8_8320 & 0u32.wrapping_sub(crc & 1));
+        (0..8).fold(crc ^ u32::from(*byte), bit)
+    };
+    !bytes.iter().fold(!begin, byte)
+}
+
+/// Matches of which frames were sealed, in one file, and which those are.
+fn played(script: &mut Script<'_>, salt: u32) -> (Vec<u8>, BTreeSet<(MatchId, Vec<u8>)>) {
+    let mut batch = Batch::new(salt);
+    let mut written = BTreeSet::new();
+    let mut matches: Vec<(MatchId, Pen, u32)> = Vec::new();
+    let mut begun = 0;
+    for _ in 0..script.byte().unwrap_or(0) % 64 {
+        let choice = script.byte().unwrap_or(0);
+        let open = matches.len();
+        if open < 3 && (open == 0 || choice.is_multiple_of(16)) {
+            begun += 1;
+            let id = MatchId(begun);
+            let mut pen = Pen::new(id);
+            pen.write(&created(), &mut batch);
+            pen.write(&Record::Started { unix_seconds: 5 }, &mut batch);
+            matches.push((id, pen, 0));
+            continue;
+        }
+        let which = usize::from(choice) % open;
+        let (id, pen, head) = &mut matches[which];
+        match choice / 16 {
+            0 => {
+                let over = Record::Over {
+                    reason: OverReason::Results,
+                    frames: *head,
+                };
+                pen.write(&over, &mut batch);
+                matches.remove(which);
+            }
+            1 => {
+                *head += u32::from(script.byte().unwrap_or(0) % 8);
+                pen.write(&Record::Head(*head), &mut batch);
+            }
+            2 => {
+                let going_on = Record::Resumed(Resumed {
+                    started_unix: Some(5),
+                    head: *head,
+                    results: Vec::new(),
+                    history: 0,
+                });
+                pen.write(&going_on, &mut batch);
+            }
+            _ => {
+                let mut bytes = Vec::new();
+                frame::encode_frame(&mut bytes, *head, &inputs(script));
+                let frame = FrameBytes::new(&bytes).expect("it was made just now");
+                pen.write(&Record::Frame(frame), &mut batch);
+                written.insert((*id, bytes));
+                *head += 1;
+            }
+        }
+    }
+    let mut file = file_header(salt);
+    file.extend_from_slice(batch.bytes());
+    (file, written)
+}
+
+fn created() -> Record<'static> {
+    Record::Created(Box::new(Created {
+        room: RoomId(1),
+        created_unix_us: 5,
+        seed: 1,
+        hz: 30,
+        broadcast_every: 3,
+        max_frames: 5500,
+        ready_timeout: Duration::from_secs(20),
+        room_timeout: Duration::from_secs(300),
+        reconnect_grace: Duration::from_secs(60),
+        secret: Some(RoomSecret::from_bytes([7; 16])),
+        members: vec![PlayerId(1), PlayerId(2)],
+    }))
+}
+
+fn inputs(script: &mut Script<'_>) -> Vec<u8> {
+    let mut inputs = Vec::new();
+    let x = script.number().cast_signed();
+    let command = Command {
+        sid: 1,
+        x,
+        y: -x.max(0),
+    };
+    frame::encode_input(&mut inputs, PlayerId(1), Seat::from_index(0), command);
+    inputs
+}
+
+/// What befalls a file on a disk: bytes that change, vanish, come twice or from elsewhere.
+fn damage(script: &mut Script<'_>, file: &mut Vec<u8>) {
+    for _ in 0..script.byte().unwrap_or(0) % 8 {
+        let what = script.byte().unwrap_or(0);
+        let at =
+            usize::from(script.byte().unwrap_or(0)) << 8 | usize::from(script.byte().unwrap_or(0));
+        let at = at.min(file.len());
+        let len = usize::from(script.byte().unwrap_or(0));
+        let end = file.len().min(at + len);
+        match what % 6 {
+            0 => file.truncate(at),
+            1 => drop(file.drain(at..end)),
+            2 => file.extend_from_within(at..end),
+            3 => {
+                let foreign = script.take(len).to_vec();
+                file.splice(at..at, foreign);
+            }
+            4 => file[at..end].fill(what),
+            _ => file[at..end].iter_mut().for_each(|byte| *byte ^= what),
+        }
+    }
+}
+
+/// Each frame that was read was written, as one of this match, and they ascend. How many there are.
+fn hold_frames(restored: &Restored, written: &BTreeSet<(MatchId, Vec<u8>)>) -> usize {
+    let mut count = 0;
+    let finished = restored.finished.iter();
+    let finished = finished.map(|of| (of.match_id, &of.log, of.frames));
+    let rooms = restored.rooms.iter();
+    let rooms = rooms.map(|of| (of.match_id, &of.frames, of.head));
+    for (id, log, head) in finished.chain(rooms) {
+        let mut rest = &log[..];
+        let mut next = 0;
+        while let Some((frame, behind)) = FrameBytes::split(rest) {
+            assert!(frame.id() >= next && frame.id() < head, "frames ascend");
+            next = frame.id() + 1;
+            let bytes = frame.bytes().to_vec();
+            assert!(written.contains(&(id, bytes)), "{id}: {frame:?}");
+            rest = behind;
+            count += 1;
+        }
+        assert!(rest.is_empty(), "a log is frames and nothing else");
+    }
+    count
 }

@@ -348,6 +348,36 @@ pub const UNWRITTEN_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Places of damage that are told one by one; a disk that goes has millions. All are counted.
 pub const JOURNAL_DAMAGE_TOLD_MAX: usize = 1000;
 
+/// Bytes that the index of recordings may take: 200,000 matches of two players at 312 bytes each
+/// ([`crate::io::recordings`]). The oldest makes way in it and stays on the disk.
+pub const RECORDINGS_INDEX_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Entries of that index that are looked at in one go: the loop may wait for so long, a fraction of
+/// a millisecond.
+pub const RECORDINGS_LOOK_MAX: usize = 1024;
+
+/// Recordings that are read at once, out of the four workers of HTTP. Each holds a segment in
+/// memory, and the recording twice.
+pub const RECORDING_READS_MAX: usize = 2;
+
+/// Segments that are read for one recording over HTTP: 2 GiB, which a disk gives within
+/// [`HTTP_REQUEST_LIFE`].
+pub const RECORDING_SEGMENTS_MAX: usize = 32;
+
+/// Bytes of frames of a recording that is given over HTTP: those of a million frames of two
+/// players.
+pub const RECORDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of a file that `lockstep-replay` reads: what is larger is no recording and no segment.
+pub const REPLAY_FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// Frames of a recording that are played in one turn, where they are played as fast as can be.
+pub const REPLAY_FRAMES_PER_TURN_MAX: usize = 1024;
+
+/// Time for which the last frame of a recording that is played waits for players who lack many of
+/// those before it: after the end a room does not wait for anybody.
+pub const REPLAY_END_WAITS_MAX: Duration = Duration::from_secs(60);
+
 // --- Client -------------------------------------------------------------------------------
 
 /// Events of a client that wait for its driver, give or take one message; while there are as
@@ -378,6 +408,12 @@ pub const HTTP_ROOMS_DEFAULT: usize = 1000;
 
 /// Rooms in one answer: about 3 MB of JSON at two seats each.
 pub const HTTP_ROOMS_MAX: usize = 10_000;
+
+/// Recordings in one answer if the question does not say.
+pub const HTTP_RECORDINGS_DEFAULT: usize = 100;
+
+/// Recordings in one answer: about 3 MB of JSON at two seats each.
+pub const HTTP_RECORDINGS_MAX: usize = 10_000;
 
 /// Threads that answer requests whose body has arrived.
 pub const HTTP_WORKERS: usize = 4;
@@ -439,6 +475,8 @@ const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
 // A frame fits a record, and so does a room of the most players: ids of ten bytes, and the rest.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= JOURNAL_BODY_MAX);
 const _: () = assert!(*PLAYERS_PER_ROOM_RANGE.end() * 24 + 256 <= JOURNAL_BODY_MAX);
+// Somebody is left to answer while recordings are read.
+const _: () = assert!(RECORDING_READS_MAX < HTTP_WORKERS);
 // An uplink packet must fit a message.
 const _: () = assert!(UPLINK_BODY_MAX + 3 <= UPLINK_MESSAGE_MAX);
 // The smallest bounds of the backlog come first.

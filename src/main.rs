@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use lockstep_server::admin::desk::Tickets;
 use lockstep_server::admin::guard::Guard;
@@ -10,6 +11,7 @@ use lockstep_server::config::{self, Listen, Parsed, Settings};
 use lockstep_server::engine::auth::Auth;
 use lockstep_server::io::control::Handle;
 use lockstep_server::io::event_loop::EventLoop;
+use lockstep_server::io::recordings::Recordings;
 use lockstep_server::io::signals::Signals;
 use lockstep_server::io::system;
 use lockstep_server::io::udp::Udp;
@@ -54,11 +56,13 @@ fn run(settings: Settings) -> Result<(), String> {
     let buffer_warning = udp.buffer_warning();
     let (mut event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
         .map_err(|error| format!("event loop: {error}"))?;
+    let mut recordings = None;
     if let Some(options) = settings.journal.clone() {
         let opened = event_loop.open_journal(options);
-        opened.map_err(|error| format!("--data-dir: {error}"))?;
+        recordings = Some(opened.map_err(|error| format!("--data-dir: {error}"))?);
     }
-    let admin = start_admin(&settings, &control).map_err(|error| error.to_string())?;
+    let admin =
+        start_admin(&settings, &control, recordings.as_ref()).map_err(|error| error.to_string())?;
 
     log::info!("KCP on udp {udp_addr}");
     if let Some(warning) = buffer_warning {
@@ -76,11 +80,16 @@ fn run(settings: Settings) -> Result<(), String> {
 }
 
 /// Every interface means IPv6 and IPv4 where the system has both, and IPv4 where not.
-fn start_admin(settings: &Settings, control: &Handle) -> Result<Admin, AdminError> {
+fn start_admin(
+    settings: &Settings,
+    control: &Handle,
+    recordings: Option<&Arc<Recordings>>,
+) -> Result<Admin, AdminError> {
     let start = |listen| {
         let mut config = AdminConfig::new(listen, settings.engine.max_players_per_room);
         config.guard = settings.guard.clone();
         config.tickets = Tickets::of(&settings.engine);
+        config.recordings = recordings.cloned();
         admin::start(config, control.clone())
     };
     match settings.web {

@@ -66,3 +66,8 @@ fn queries_are_legal_or_refused_with_a_reason() {
 fn no_ticket_but_the_one_that_was_signed_is_let_in() {
     run("tickets", 600, bodies::tickets);
 }
+
+#[test]
+fn no_frame_is_read_from_a_journal_that_was_not_written() {
+    run("journals", 1500, bodies::journals);
+}

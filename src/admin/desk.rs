@@ -4,8 +4,8 @@
 //! A loop that does not answer costs an asker two seconds. So that a few slow answers do not
 //! occupy all workers for long, what is asked in the second after one is refused at once.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::counters::HttpCounters;
@@ -15,6 +15,7 @@ use crate::engine::auth::Auth;
 use crate::engine::config::Config;
 use crate::engine::view::RoomView;
 use crate::io::control::{Handle, Unavailable};
+use crate::io::recordings::Recordings;
 use crate::limits::{HTTP_LOOP_REST, TICKET_LIFE_SLACK};
 use crate::ticket::TicketSecrets;
 
@@ -59,6 +60,8 @@ pub struct Desk {
     pub guard: Guard,
     /// Makes the tickets of new rooms, if players need some.
     pub tickets: Option<Tickets>,
+    /// The matches that have ended, if the server writes a journal.
+    pub recordings: Option<Arc<Recordings>>,
     /// What the HTTP side counts.
     pub counters: HttpCounters,
     control: Handle,
@@ -68,11 +71,18 @@ pub struct Desk {
 
 impl Desk {
     /// A desk that asks through `control`.
-    pub fn new(control: Handle, bounds: Bounds, guard: Guard, tickets: Option<Tickets>) -> Desk {
+    pub fn new(
+        control: Handle,
+        bounds: Bounds,
+        guard: Guard,
+        tickets: Option<Tickets>,
+        recordings: Option<Arc<Recordings>>,
+    ) -> Desk {
         Desk {
             bounds,
             guard,
             tickets,
+            recordings,
             counters: HttpCounters::default(),
             control,
             asking: AtomicUsize::new(0),

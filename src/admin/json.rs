@@ -15,6 +15,7 @@ use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
 use crate::fields::Fields;
 use crate::io::metrics::{JournalStats, ShellCounters, Stats};
+use crate::io::recordings::{Entry, Page};
 
 /// A room that was just created. What lets its players in is told this once.
 pub struct Created {
@@ -112,6 +113,62 @@ struct RoomsJson {
     next: Option<usize>,
 }
 
+#[derive(Serialize)]
+struct RecordingJson {
+    #[serde(rename = "match", serialize_with = "digits")]
+    match_id: u64,
+    #[serde(serialize_with = "digits")]
+    room: u64,
+    created: i64,
+    started: Option<i64>,
+    over: &'static str,
+    hz: u32,
+    frames: u32,
+    seats: Vec<RecordedSeatJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RecordedSeatJson {
+    seat: usize,
+    #[serde(serialize_with = "digits")]
+    player: u64,
+    result: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RecordingsJson {
+    recordings: Vec<RecordingJson>,
+    total: usize,
+    next: Option<String>,
+    complete: bool,
+}
+
+impl RecordingJson {
+    fn new(entry: &Entry) -> RecordingJson {
+        let results = (1..).zip(&entry.results);
+        let seats = entry.players.iter().zip(results);
+        RecordingJson {
+            match_id: entry.match_id.0,
+            room: entry.room.0,
+            created: entry.created_unix,
+            started: entry.started_unix,
+            over: entry.reason.name(),
+            hz: entry.hz,
+            frames: entry.frames,
+            seats: seats
+                .map(|(player, (seat, result))| RecordedSeatJson {
+                    seat,
+                    player: player.0,
+                    result: result.map(|winner| winner.to_string()),
+                })
+                .collect(),
+            damaged: entry.lack.map(|lack| lack.to_string()),
+        }
+    }
+}
+
 fn digits<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
 }
@@ -140,6 +197,16 @@ pub fn rooms(page: &RoomsPage) -> Vec<u8> {
             .collect(),
         total: page.total,
         next: page.next,
+    })
+}
+
+/// A part of the list of recordings.
+pub fn recordings(page: &Page) -> Vec<u8> {
+    bytes(&RecordingsJson {
+        recordings: page.entries.iter().map(|e| RecordingJson::new(e)).collect(),
+        total: page.total,
+        next: page.next.map(|next| next.to_string()),
+        complete: page.is_complete,
     })
 }
 

@@ -1,11 +1,15 @@
 //! Query strings, taken apart: `room=1&member=1,2` becomes an [`Order`], `from=0&limit=10`
-//! a [`Part`].
+//! a [`Part`], `room=1&limit=10` the recordings that are [`Wanted`].
 //!
 //! Pure, and made for hostile input: whatever comes gives a value or a [`BadField`] that
 //! names what is wrong. What the values mean is [`super::order`]'s business.
 
 use super::order::{self, BadField, Bounds, Given, Order, quote};
-use crate::limits::{HTTP_ROOMS_DEFAULT, HTTP_ROOMS_MAX};
+use crate::engine::id::{PlayerId, RoomId};
+use crate::io::recordings::Wanted;
+use crate::limits::{
+    HTTP_RECORDINGS_DEFAULT, HTTP_RECORDINGS_MAX, HTTP_ROOMS_DEFAULT, HTTP_ROOMS_MAX,
+};
 
 /// A part of the list of rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,37 +45,52 @@ pub fn parse(query: &str, bounds: Bounds) -> Result<Order, BadField> {
 /// # Errors
 /// The first field that cannot be.
 pub fn part(query: &str) -> Result<Part, BadField> {
-    let (mut from, mut limit) = (None, None);
+    let [from, limit] = numbers(query, ["from", "limit"])?;
+    // Beyond the address space there are no rooms: the last position says the same.
+    let from = usize::try_from(from.unwrap_or(0)).unwrap_or(usize::MAX);
+    let limit = limit_of(limit, HTTP_ROOMS_DEFAULT, HTTP_ROOMS_MAX)?;
+    Ok(Part { from, limit })
+}
+
+/// Reads which recordings are asked for.
+///
+/// # Errors
+/// The first field that cannot be.
+pub fn recordings(query: &str) -> Result<Wanted, BadField> {
+    let names = ["room", "player", "from", "limit"];
+    let [room, player, from, limit] = numbers(query, names)?;
+    Ok(Wanted {
+        room: room.map(RoomId),
+        player: player.map(PlayerId),
+        from,
+        limit: limit_of(limit, HTTP_RECORDINGS_DEFAULT, HTTP_RECORDINGS_MAX)?,
+    })
+}
+
+/// The numbers of a query that has no other fields than these.
+fn numbers<const N: usize>(query: &str, known: [&str; N]) -> Result<[Option<u64>; N], BadField> {
+    let mut values = [None; N];
     for pair in pairs(query) {
         let (name, value) = pair?;
-        let slot = match name.as_str() {
-            "from" => &mut from,
-            "limit" => &mut limit,
-            _ => {
-                return Err(BadField::new(
-                    &name,
-                    "is not known here; known are from, limit",
-                ));
-            }
+        let Some(index) = known.iter().position(|known| *known == name) else {
+            let known = known.join(", ");
+            let reason = format!("is not known here; known are {known}");
+            return Err(BadField::new(&name, reason));
         };
         let number = order::id(&name, &value)?;
-        if slot.replace(number).is_some() {
+        if values[index].replace(number).is_some() {
             return Err(BadField::new(&name, "is given twice; give it once"));
         }
     }
-    // Beyond the address space there are no rooms: the last position says the same.
-    let from = usize::try_from(from.unwrap_or(0)).unwrap_or(usize::MAX);
-    let limit = match limit.map(usize::try_from) {
-        None => HTTP_ROOMS_DEFAULT,
-        Some(Ok(limit)) if (1..=HTTP_ROOMS_MAX).contains(&limit) => limit,
-        Some(_) => {
-            return Err(BadField::new(
-                "limit",
-                format!("must be 1 to {HTTP_ROOMS_MAX}"),
-            ));
-        }
-    };
-    Ok(Part { from, limit })
+    Ok(values)
+}
+
+fn limit_of(given: Option<u64>, default: usize, max: usize) -> Result<usize, BadField> {
+    match given.map(usize::try_from) {
+        None => Ok(default),
+        Some(Ok(limit)) if (1..=max).contains(&limit) => Ok(limit),
+        Some(_) => Err(BadField::new("limit", format!("must be 1 to {max}"))),
+    }
 }
 
 /// The players of `1,2`. People type spaces after commas, and the full-width comma on a
@@ -130,7 +149,6 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::id::{PlayerId, RoomId};
 
     const BOUNDS: Bounds = Bounds {
         max_players_per_room: 4,
@@ -250,6 +268,26 @@ mod tests {
             "to=1",
         ] {
             assert!(part(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn recordings_are_wanted_by_room_and_player() {
+        let all = recordings("").unwrap();
+        assert_eq!((all.room, all.player, all.from), (None, None, None));
+        assert_eq!(all.limit, HTTP_RECORDINGS_DEFAULT);
+        let some = recordings("room=7&player=18446744073709551615&from=3&limit=1").unwrap();
+        assert_eq!(some.room, Some(RoomId(7)));
+        assert_eq!(some.player, Some(PlayerId(u64::MAX)));
+        assert_eq!((some.from, some.limit), (Some(3), 1));
+        for query in [
+            "limit=0",
+            "limit=10001",
+            "room=x",
+            "room=1&room=1",
+            "match=1",
+        ] {
+            assert!(recordings(query).is_err(), "{query}");
         }
     }
 }

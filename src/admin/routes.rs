@@ -8,6 +8,8 @@
 //! | GET, POST | `/api/rooms` | the rooms, or a new one |
 //! | GET, DELETE | `/api/rooms/{room}` | a room, or its end |
 //! | GET | `/api/matches/{match}` | a match, also for a while after its end |
+//! | GET | `/api/recordings` | the matches that were recorded, the newest first |
+//! | GET | `/api/recordings/{match}` | one of them, as a file |
 //! | GET | `/api/stats` | every counter |
 //! | GET | `/healthz` | 200, or 503 with the reason |
 //! | GET | `/livez` | 204 if HTTP alone works; the watchdog's question |
@@ -15,7 +17,7 @@
 //! HEAD is answered like GET, except at `/create`. All but the page and the two questions
 //! after the server's health is for whom [`Desk::guard`] lets in; others get 401, or 403 for a
 //! name that may be another site's. Requests that change something and that a browser sends
-//! for a page of another site get 403. Nothing that a user sends goes into a header. What lets
+//! for a page of another site get 403. Nothing that a user sends goes into a header but numbers. What lets
 //! players into a room is told once, in the answer to its creation.
 
 use std::fmt::Write as _;
@@ -31,6 +33,7 @@ use crate::engine::auth::RoomSecret;
 use crate::engine::id::{MatchId, RoomId};
 use crate::engine::view::{CreateError, RoomView};
 use crate::io::control::Unavailable;
+use crate::io::recordings::{ReadError, Recordings};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_TARGET_BYTES_MAX};
 
 const PAGE: &str = include_str!("page.html");
@@ -92,6 +95,8 @@ pub struct Answer {
     pub allow: Option<&'static str>,
     /// `Content-Security-Policy`, with the page.
     pub policy: Option<String>,
+    /// What the body is called as a file (`Content-Disposition`), with a recording.
+    pub file_name: Option<String>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -99,6 +104,7 @@ pub struct Answer {
 const JSON: &str = "application/json; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
+const BYTES: &str = "application/octet-stream";
 
 /// Answers a request. `body` reads the body and is called at most once, only where one is
 /// needed.
@@ -133,12 +139,18 @@ pub fn answer(
         (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room),
         (["api", "rooms", room], Method::Delete) => close(desk, head, room),
         (["api", "matches", id], Method::Get | Method::Head) => show_match(desk, id),
+        (["api", "recordings"], Method::Get | Method::Head) => list_recordings(desk, query),
+        (["api", "recordings", id], Method::Get | Method::Head) => give_recording(desk, id),
         (["api", "stats"], Method::Get | Method::Head) => stats(desk),
         (["healthz"], Method::Get | Method::Head) => health(desk),
         (["livez"], Method::Get | Method::Head) => Answer::new(204, TEXT, Vec::new()),
-        ([""] | ["healthz" | "livez"] | ["api", "stats"] | ["api", "matches", _], _) => {
-            Answer::wrong_method("GET, HEAD")
-        }
+        (
+            [""]
+            | ["healthz" | "livez"]
+            | ["api", "stats" | "recordings"]
+            | ["api", "matches" | "recordings", _],
+            _,
+        ) => Answer::wrong_method("GET, HEAD"),
         (["create"], _) => Answer::wrong_method("GET"),
         (["api", "rooms"], _) => Answer::wrong_method("GET, HEAD, POST"),
         (["api", "rooms", _], _) => Answer::wrong_method("GET, HEAD, DELETE"),
@@ -314,6 +326,33 @@ fn close(desk: &Desk, head: &Head<'_>, room: &str) -> Answer {
     }
 }
 
+fn list_recordings(desk: &Desk, query: &str) -> Answer {
+    let answer = recordings_of(desk).and_then(|recordings| {
+        let wanted = query::recordings(query).map_err(|bad| Answer::bad_field(&bad))?;
+        let page = recordings.list(&wanted);
+        Ok(Answer::new(200, JSON, json::recordings(&page)))
+    });
+    answer.unwrap_or_else(|answer| answer)
+}
+
+/// The recording of a match, read on this thread: see [`Recordings`] for how many there may be.
+fn give_recording(desk: &Desk, match_id: &str) -> Answer {
+    let answer = recordings_of(desk).and_then(|recordings| {
+        let id = id("match", match_id).map_err(|bad| Answer::bad_field(&bad))?;
+        let read = recordings.read(MatchId(id));
+        let mut answer = Answer::new(200, BYTES, read.map_err(Answer::no_recording)?);
+        answer.file_name = Some(format!("{id}.lkr"));
+        Ok(answer)
+    });
+    answer.unwrap_or_else(|answer| answer)
+}
+
+fn recordings_of(desk: &Desk) -> Result<&Recordings, Answer> {
+    let reason = "this server records nothing; start it with --data-dir DIR";
+    let recordings = desk.recordings.as_deref();
+    recordings.ok_or_else(|| Answer::error(404, None, reason))
+}
+
 fn stats(desk: &Desk) -> Answer {
     match desk.ask(|control| control.stats()) {
         Ok(stats) => Answer::new(200, JSON, json::stats(&stats, &desk.counters)),
@@ -369,6 +408,7 @@ impl Answer {
             content_type,
             allow: None,
             policy: None,
+            file_name: None,
             body,
         }
     }
@@ -447,6 +487,16 @@ impl Answer {
         }
     }
 
+    fn no_recording(error: ReadError) -> Answer {
+        let status = match error {
+            ReadError::Unknown(_) => 404,
+            ReadError::Gone(_) => 410,
+            ReadError::Busy | ReadError::NotYet(_) => 503,
+            ReadError::TooLarge { .. } | ReadError::Damaged { .. } | ReadError::Io { .. } => 500,
+        };
+        Answer::error(status, Some("match"), &error.to_string())
+    }
+
     fn unavailable(error: Unavailable) -> Answer {
         Answer::error(503, None, &error.to_string())
     }
@@ -496,6 +546,7 @@ mod tests {
             },
             guard,
             None,
+            None,
         );
         let body = || Ok(br#"{"room": 1, "members": [1]}"#.to_vec());
         answer(&desk, &head, body)
@@ -522,6 +573,10 @@ mod tests {
             ("/api/rooms/", Method::Get, 400),
             ("/api/rooms/1/seats", Method::Get, 404),
             ("/api/matches/x", Method::Get, 400),
+            ("/api/recordings", Method::Get, 404),
+            ("/api/recordings", Method::Post, 405),
+            ("/api/recordings/1", Method::Head, 404),
+            ("/api/recordings/1", Method::Delete, 405),
             ("/api/stats", Method::Other, 405),
             ("/healthz", Method::Get, 503),
             ("/livez", Method::Get, 204),
@@ -544,7 +599,7 @@ mod tests {
 
     /// Everything that shows players or changes something, with the status it has without a
     /// loop, and paths that do not exist.
-    const GUARDED: [(Method, &str, u16); 11] = [
+    const GUARDED: [(Method, &str, u16); 13] = [
         (Method::Get, "/create?room=1&member=1", 503),
         (Method::Post, "/create", 405),
         (Method::Get, "/api/rooms", 503),
@@ -553,6 +608,8 @@ mod tests {
         (Method::Get, "/api/rooms/1", 503),
         (Method::Delete, "/api/rooms/1", 503),
         (Method::Get, "/api/matches/1", 503),
+        (Method::Get, "/api/recordings", 404),
+        (Method::Get, "/api/recordings/1", 404),
         (Method::Get, "/api/stats", 503),
         (Method::Get, "http://here/api/stats", 503),
         (Method::Get, "//api/stats", 404),
@@ -660,7 +717,7 @@ mod tests {
             max_players_per_room: 4,
         };
         let guard = Guard::Token(AdminToken::new(TOKEN).unwrap());
-        let desk = Desk::new(control, bounds, guard, None);
+        let desk = Desk::new(control, bounds, guard, None, None);
         let head = Head {
             method: Method::Post,
             target: "/api/rooms",

@@ -53,6 +53,7 @@ use super::hangup::Hangup;
 use super::order::Bounds;
 use super::routes::{self, Answer, BodyError, Head, Method};
 use crate::io::control::Handle;
+use crate::io::recordings::Recordings;
 use crate::limits::{
     HTTP_ABANDONED_IDLE, HTTP_ABANDONED_MAX, HTTP_ASIDE_MAX, HTTP_BODY_BYTES_MAX,
     HTTP_DROP_BYTES_MAX, HTTP_LEAKED_MAX, HTTP_NUDGE_EVERY, HTTP_NUDGES, HTTP_REQUEST_LIFE,
@@ -81,18 +82,21 @@ pub struct AdminConfig {
     pub guard: Guard,
     /// Makes the tickets of new rooms, if players need some.
     pub tickets: Option<Tickets>,
+    /// The matches that have ended, if the server writes a journal.
+    pub recordings: Option<Arc<Recordings>>,
     /// The watchdog's times; tests make them short.
     pub watch: Watch,
 }
 
 impl AdminConfig {
-    /// The usual set-up: for this machine alone, and without tickets.
+    /// The usual set-up: for this machine alone, without tickets and recordings.
     pub fn new(listen: SocketAddr, max_players_per_room: usize) -> AdminConfig {
         AdminConfig {
             listen,
             max_players_per_room,
             guard: Guard::Loopback,
             tickets: None,
+            recordings: None,
             watch: Watch::default(),
         }
     }
@@ -181,8 +185,9 @@ pub fn start(config: AdminConfig, control: Handle) -> Result<Admin, AdminError> 
     let bounds = Bounds {
         max_players_per_room: config.max_players_per_room,
     };
+    let (guard, tickets, recordings) = (config.guard, config.tickets, config.recordings);
     let shared = Arc::new(Shared {
-        desk: Desk::new(control, bounds, config.guard, config.tickets),
+        desk: Desk::new(control, bounds, guard, tickets, recordings),
         watch: config.watch,
         addr,
         hangup: Hangup::new(),
@@ -632,19 +637,14 @@ fn header<'a>(request: &'a Request, name: &'static str) -> Option<&'a str> {
 /// The answer as tiny_http takes it; its body fails after `deadline`.
 fn response(answer: Answer, deadline: Instant) -> Response<impl Read> {
     let length = answer.body.len();
+    let headers = headers(&answer);
     let body = Timed {
-        body: Cursor::new(answer.body.clone()),
+        body: Cursor::new(answer.body),
         deadline,
     };
-    Response::new(
-        StatusCode(answer.status),
-        headers(&answer),
-        body,
-        Some(length),
-        None,
-    )
-    // Always with a Content-Length: chunks would only hide how much is to come.
-    .with_chunked_threshold(usize::MAX)
+    Response::new(StatusCode(answer.status), headers, body, Some(length), None)
+        // Always with a Content-Length: chunks would only hide how much is to come.
+        .with_chunked_threshold(usize::MAX)
 }
 
 fn headers(answer: &Answer) -> Vec<Header> {
@@ -661,6 +661,13 @@ fn headers(answer: &Answer) -> Vec<Header> {
     }
     if let Some(allow) = answer.allow {
         headers.push(("Allow", allow));
+    }
+    let disposition = answer
+        .file_name
+        .as_ref()
+        .map(|name| format!("attachment; filename=\"{name}\""));
+    if let Some(disposition) = &disposition {
+        headers.push(("Content-Disposition", disposition));
     }
     if let Some(policy) = &answer.policy {
         headers.push(("Content-Security-Policy", policy));

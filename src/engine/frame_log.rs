@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use super::drops::Drop;
 use super::id::{FrameId, PlayerId, Seat};
 use super::wire::frame::{self, Command};
+use crate::journal::record::FrameBytes;
 use crate::limits::{
     FRAME_BYTES_MAX, FRAMES_PER_MESSAGE_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX,
     INPUTS_WAITING_PER_SEAT_MAX,
@@ -156,6 +157,20 @@ impl FrameLog {
         self.head += 1;
         self.open.reopen();
         count
+    }
+
+    /// Seals this frame, or an empty one, in the place of the open one, which must have no input.
+    ///
+    /// # Panics
+    /// If it is not the next one.
+    pub fn seal_given(&mut self, frame: Option<FrameBytes<'_>>) {
+        debug_assert!(!self.has_input(), "the open frame has input");
+        self.index_up_to(self.head, self.bytes.len());
+        if let Some(frame) = frame {
+            assert_eq!(frame.id(), self.head, "another frame than the next");
+            self.bytes.extend_from_slice(frame.bytes());
+        }
+        self.head += 1;
     }
 
     /// Appends the frames from `cursor` up to, not including, `until` as the body of an

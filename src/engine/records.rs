@@ -19,6 +19,7 @@ use super::room::Room;
 use super::server::{RoomSlot, Server};
 use super::session::RoomKey;
 use super::time::Time;
+use super::view::Recorded;
 use crate::journal::record::{Batch, Created, FrameBytes, Pen, Record, Resumed};
 use crate::limits::{UNWRITTEN_BYTES_MAX, UNWRITTEN_MATCHES_MAX};
 
@@ -207,6 +208,8 @@ pub(super) struct Records {
     gone_in_batch: usize,
     /// Bytes of their logs.
     gone_bytes: usize,
+    /// Of the last batch that was kept.
+    recorded: Vec<Recorded>,
 }
 
 impl Records {
@@ -218,6 +221,7 @@ impl Records {
             gone: VecDeque::new(),
             gone_in_batch: 0,
             gone_bytes: 0,
+            recorded: Vec::new(),
         }
     }
 }
@@ -280,18 +284,41 @@ impl Server {
         }
     }
 
+    /// Which matches have ended with the batch that was kept last, or got a late result. To be asked
+    /// after [`Server::keep_records`]; what nobody asks for is forgotten with the next batch.
+    pub fn take_recorded(&mut self) -> Vec<Recorded> {
+        let recorded = self.records.as_mut().map(|records| &mut records.recorded);
+        recorded.map(std::mem::take).unwrap_or_default()
+    }
+
     /// The batch is in the journal, in this segment.
     pub fn keep_records(&mut self, segment: u64) {
         let Some(records) = &mut self.records else {
             return;
         };
+        records.recorded.clear();
         for (key, pen) in records.in_batch.drain(..) {
             if let Some((room, written)) = self.rooms.get_mut(key).and_then(RoomSlot::recorded) {
                 written.note(room, pen, segment);
+                if written.is_over {
+                    let segments = (written.first_segment, segment);
+                    let view = room.view();
+                    records.recorded.push(Recorded { view, segments });
+                }
             }
         }
         for gone in records.gone.drain(..records.gone_in_batch) {
             records.gone_bytes -= gone.room.log().encoded().len();
+            // In an empty batch there was nothing of it.
+            if segment > 0 {
+                let first = match gone.written.footing {
+                    Footing::None => segment,
+                    Footing::Doubtful | Footing::Sure => gone.written.first_segment,
+                };
+                let segments = (first, segment);
+                let view = gone.room.view();
+                records.recorded.push(Recorded { view, segments });
+            }
         }
         records.gone_in_batch = 0;
     }

@@ -26,6 +26,7 @@ use super::seat::{SeatState, Stage};
 use super::time::Time;
 use super::view::{OverReason, Phase, RoomView, SeatView};
 use super::wire::message::{Downlink, Follows, Held, Uplink, Version, Welcome};
+use crate::journal::record::FrameBytes;
 use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
 
 /// What a room is made of, all of it checked.
@@ -144,6 +145,8 @@ pub struct Room {
     /// Which history its frames are of: 0, or of which restart of the server.
     history: u32,
     fork: Option<Fork>,
+    /// Its frames come from [`Room::feed`] alone.
+    is_fed: bool,
 }
 
 impl Room {
@@ -164,6 +167,7 @@ impl Room {
             broadcast: Broadcast::default(),
             history: 0,
             fork: None,
+            is_fed: false,
             rules,
         }
     }
@@ -481,7 +485,7 @@ impl Room {
             Uplink::Ready => self.ready(now, seat, 0, out),
             Uplink::Resume(held) => self.ready(now, seat, self.agreed(held), out),
             Uplink::Input(command) => {
-                if !self.is_playing() {
+                if !self.is_playing() || self.is_fed {
                     return Err(Drop::OutOfPhase);
                 }
                 self.log
@@ -658,7 +662,13 @@ impl Room {
             return;
         };
         let late = ready_by.is_some_and(|by| by <= now.time) && self.anyone_online();
-        if late || self.seats.iter().all(|seat| seat.ready) {
+        let mut seats = self.seats.iter();
+        let ready = if self.is_fed {
+            seats.any(|seat| seat.ready)
+        } else {
+            seats.all(|seat| seat.ready)
+        };
+        if late || ready {
             self.start(now, out);
         }
     }
@@ -666,17 +676,19 @@ impl Room {
     fn start(&mut self, now: Now, out: &mut Outbox) {
         self.started_unix = Some(now.unix_seconds);
         self.state = State::Playing {
-            clock: Some(self.clock_from(now)),
+            clock: (!self.is_fed).then(|| self.clock_from(now)),
             abandoned_at: None,
         };
         out.push(Effect::Started);
         for index in 0..self.seats.len() {
             let seat = &mut self.seats[index];
+            // Where somebody may come at any time, who is not ready is told when it is.
+            let waits = self.is_fed && !seat.ready;
             seat.ready = true;
             seat.progress = Percent::FULL;
             // What was owed of the others' loading means nothing any more.
             seat.progress_owed.clear();
-            if seat.stage >= Stage::Joined {
+            if seat.stage >= Stage::Joined && !waits {
                 self.stream_from(Seat::from_index(index), 0, out);
             }
         }
@@ -696,6 +708,7 @@ impl Room {
         let wound = self.clock_from(now);
         if let State::Playing { clock, .. } = &mut self.state
             && clock.is_none()
+            && !self.is_fed
         {
             *clock = Some(wound);
             out.push(Effect::WoundUp);
@@ -730,6 +743,34 @@ impl Room {
         }
         if news {
             self.pump_streams(out);
+        }
+    }
+
+    /// Lets the frames come from [`Room::feed`] alone, neither from players nor from the clock: a
+    /// match is shown again. It starts with the first Ready, whoever else is missing.
+    pub fn expect_feed(&mut self) {
+        debug_assert!(matches!(self.state, State::Waiting { .. }), "it plays");
+        self.is_fed = true;
+    }
+
+    /// Seals this frame, or an empty one, in a match whose frames come from here. Nothing happens
+    /// in any other, or before its start.
+    ///
+    /// # Panics
+    /// If the frame is not the next one.
+    pub fn feed(&mut self, now: Now, frame: Option<FrameBytes<'_>>, out: &mut Outbox) {
+        if !self.is_playing() || !self.is_fed {
+            return;
+        }
+        self.log.seal_given(frame);
+        out.push(Effect::Sealed(Duration::ZERO));
+        let quiet_for = self.log.head() - self.broadcast_head;
+        if frame.is_some() || quiet_for >= self.rules.broadcast_every {
+            self.broadcast_head = self.log.head();
+            self.pump_streams(out);
+        }
+        if self.log.head() >= self.rules.max_frames {
+            self.end(now, OverReason::MaxFrames, out);
         }
     }
 

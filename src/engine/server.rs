@@ -40,6 +40,7 @@ use super::view::{CreateError, OverReason, RestoreError, RoomSpec, RoomView, Roo
 use super::wheel::Wheel;
 use super::wire::message::Downlink;
 use super::wire::segment::Datagram;
+use crate::journal::record::FrameBytes;
 use crate::journal::restore::RestoredRoom;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
@@ -388,6 +389,25 @@ impl Server {
         });
         self.check_invariants();
         Some(self.room_view(key))
+    }
+
+    /// Lets the frames of a room that waits come from [`Server::feed`] alone, neither from its
+    /// players nor from the clock: a match is shown again. It starts with the first Ready.
+    pub fn expect_feed(&mut self, room: RoomId) {
+        if let Some(key) = self.by_room.get(&room) {
+            self.rooms[*key].room.expect_feed();
+        }
+    }
+
+    /// Seals this frame, or an empty one, in a match in play whose frames come from here.
+    ///
+    /// # Panics
+    /// If the frame is not the next one.
+    pub fn feed(&mut self, now: Time, room: RoomId, frame: Option<FrameBytes<'_>>) {
+        if let Some(key) = self.by_room.get(&room).copied() {
+            self.in_room(now, key, |room, now, out| room.feed(now, frame, out));
+            self.check_invariants();
+        }
     }
 
     /// Begins to stop: no new rooms and sessions, and everybody gets Close. The driver goes

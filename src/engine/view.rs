@@ -181,3 +181,12 @@ pub struct RoomsPage {
     /// Where the next part begins, `None` at the end.
     pub next: Option<usize>,
 }
+
+/// A match whose end, or a late result of which, is in the journal now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The match.
+    pub view: RoomView,
+    /// The segments of its first and its last record.
+    pub segments: (u64, u64),
+}

@@ -19,6 +19,7 @@ use crate::io::control::{self, Control, Handle, Mailbox, Reply};
 use crate::io::journal::{self, Journal};
 use crate::io::metrics::{Health, JournalStats, ShellCounters, Stats};
 use crate::io::recorder::{Outgoing, Recorder};
+use crate::io::recordings::Recordings;
 use crate::io::signals::Signals;
 use crate::io::system;
 use crate::io::udp::Udp;
@@ -137,24 +138,36 @@ impl EventLoop {
     }
 
     /// Opens the journal, and brings back the rooms whose matches it holds. To be called before
-    /// [`EventLoop::run`]. Reads all of it: about a second for 1,000 matches of 5,000 frames.
+    /// [`EventLoop::run`]. Reads all of it: about a second for 1,000 matches of 5,000 frames. Returns
+    /// the matches that have ended, which those that end from now on join.
     ///
     /// # Errors
     /// [`journal::OpenError`]. Damage is none: it is logged.
-    pub fn open_journal(&mut self, options: journal::Options) -> Result<(), journal::OpenError> {
+    pub fn open_journal(
+        &mut self,
+        options: journal::Options,
+    ) -> Result<Arc<Recordings>, journal::OpenError> {
+        let journal_dir = options.dir.clone();
+        let recordings = Arc::new(Recordings::new(&journal_dir));
         let dir = options.dir.display().to_string();
         let waits_for_disk = options.fsync == journal::Fsync::Always;
         log::info!("reading the journal in {dir}");
         let (journal, restored) = Journal::open(options, waking(&self.waker))?;
         self.server.begin_records(journal.salt());
-        self.recorder = Some(Recorder::new(journal, waits_for_disk));
+        let catching_up = recordings.catch_up(journal.segment());
+        catching_up.map_err(|source| journal::OpenError::Io {
+            path: journal_dir,
+            source,
+        })?;
+        let recorder = Recorder::new(journal, Arc::clone(&recordings), waits_for_disk);
+        self.recorder = Some(recorder);
         self.restore(restored);
         let counters = self.server.counters();
         log::info!(
             "journal in {dir}: {} matches go on",
             counters.rooms_restored
         );
-        Ok(())
+        Ok(recordings)
     }
 
     /// Brings rooms back, the newest first: of two matches of one room, the older one was over.

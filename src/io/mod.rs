@@ -4,7 +4,7 @@
 //! reach it through [`control`] alone; [`signals`] tells it to stop, [`system`] prepares the
 //! process, and [`metrics`] is what it measures of itself. [`journal`] keeps the records of
 //! [`crate::journal`] in files, with a thread of its own that syncs them; [`recorder`] is the loop's
-//! hand on it.
+//! hand on it, and [`recordings`] finds the matches in it that have ended.
 
 mod batch;
 pub mod control;
@@ -12,6 +12,7 @@ pub mod event_loop;
 pub mod journal;
 pub mod metrics;
 pub mod recorder;
+pub mod recordings;
 pub mod signals;
 pub mod system;
 pub mod udp;

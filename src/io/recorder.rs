@@ -1,17 +1,19 @@
 //! The loop's hand on the journal: it writes what each turn has to record before anything of that
 //! turn leaves, and, where the disk has to have it first, keeps back what leaves.
 //!
-//! The engine says what is to be written ([`crate::engine::records`] describes that), [`Journal`]
+//! The engine says what is to be written (`engine::records` describes that), [`Journal`]
 //! has the files. A journal that cannot be written stops nothing: play goes on, and once it takes
 //! something again the rest comes out of the engine's memory, a piece in each turn.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::transmit::Transmits;
 use crate::io::control::Reply;
 use crate::io::journal::{Health, Journal, Missing};
+use crate::io::recordings::{Entry, Recordings};
 use crate::limits::{HELD_BYTES_MAX, JOURNAL_CATCH_UP_BYTES, JOURNAL_TIDY_EVERY};
 
 /// Whether the journal takes what comes.
@@ -44,6 +46,8 @@ impl Outgoing {
 #[derive(Debug)]
 pub struct Recorder {
     journal: Journal,
+    /// What HTTP knows of the matches that have ended.
+    recordings: Arc<Recordings>,
     state: State,
     /// Nothing leaves before its records are on the disk (`--fsync always`).
     waits_for_disk: bool,
@@ -59,11 +63,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Around an open journal. With `waits_for_disk`, nothing leaves before its records are on
-    /// the disk.
-    pub fn new(journal: Journal, waits_for_disk: bool) -> Recorder {
+    /// Around an open journal, which tells `recordings` of the matches that end. With
+    /// `waits_for_disk`, nothing leaves before its records are on the disk.
+    pub fn new(journal: Journal, recordings: Arc<Recordings>, waits_for_disk: bool) -> Recorder {
         Recorder {
             journal,
+            recordings,
             state: State::Live,
             waits_for_disk,
             appended: 0,
@@ -119,6 +124,10 @@ impl Recorder {
                     self.state = State::Live;
                 } else {
                     server.keep_records(self.journal.segment());
+                    let recorded = server.take_recorded();
+                    for entry in recorded.iter().filter_map(Entry::of_recorded) {
+                        self.recordings.add(entry);
+                    }
                 }
             }
             Err(_) => {

@@ -133,12 +133,17 @@ pub enum Why {
 
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = self.place;
-        match self.why {
-            Why::Missing(seq) => write!(f, "{place}: record {seq} of the match is missing"),
-            Why::Senseless(seq) => write!(f, "{place}: record {seq} cannot follow those before it"),
-            Why::Suspected => write!(f, "{place}: damage that may have been its last records"),
-            Why::NoSecret => write!(f, "{place}: the secret of the room was left out"),
+        write!(f, "{}: {}", self.place, self.why)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Missing(seq) => write!(f, "record {seq} of the match is missing"),
+            Why::Senseless(seq) => write!(f, "record {seq} cannot follow those before it"),
+            Why::Suspected => f.write_str("damage that may have been its last records"),
+            Why::NoSecret => f.write_str("the secret of the room was left out"),
         }
     }
 }
@@ -376,6 +381,11 @@ impl Restore {
         }
     }
 
+    /// Bytes of frames that it holds so far.
+    pub fn frame_bytes(&self) -> usize {
+        self.matches.values().map(|of| of.frames.len()).sum()
+    }
+
     fn whole_up_to(&mut self, end: Place) {
         self.tail_bytes = 0;
         self.tail_count = 0;
@@ -426,6 +436,21 @@ impl Restore {
         }
     }
 
+    /// Takes out the matches that have ended and have no record in this segment or a later one, so that
+    /// whoever reads a long journal need not hold all of them.
+    pub fn take_finished(&mut self, before: u64) -> Vec<FinishedMatch> {
+        let done = |of: &Match| of.over.is_some() && of.last_segment < before;
+        let ids = self.matches.iter().filter(|(_, of)| done(of));
+        let ids: Vec<MatchId> = ids.map(|(id, _)| *id).collect();
+        let mut taken = Restored::default();
+        for id in ids {
+            if let Some(of) = self.matches.remove(&id) {
+                self.judge(id, of, &mut taken);
+            }
+        }
+        taken.finished
+    }
+
     /// What all of it comes to.
     pub fn finish(mut self) -> Restored {
         let mut restored = Restored {
@@ -458,7 +483,8 @@ impl Restore {
                     results: of.results,
                     log: of.frames,
                     segments: (of.first.segment, of.last_segment),
-                    lack: of.lack,
+                    // What was torn off with the end is no more than a late result.
+                    lack: of.lack.filter(|lack| lack.place < self.end),
                 }));
             return;
         }

@@ -1,0 +1,4 @@
+//! See `journals` in `bodies.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::journals(bytes));

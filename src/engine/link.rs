@@ -164,7 +164,7 @@ impl Link {
         };
         Link {
             foreign: sent.min(PAST_SEGMENTS_MAX),
-            ..Link::new(old.conv(), clock_base, old.sink.clone())
+            ..Link::new(old.conv(), clock_base, old.sink.to(old.sink.addr()))
         }
     }
 
@@ -224,7 +224,8 @@ impl Link {
     /// Reads a little of all of it, so that it is in the processor's cache. The sum means nothing.
     pub(super) fn touch(&self) -> usize {
         let kcp = self.kcp.wait_snd() + self.kcp.peeksize().unwrap_or(0) + self.kcp.mtu();
-        let own = self.snd_nxt ^ self.kcp.conv() ^ self.foreign;
+        let port = u32::from(self.sink.addr().port());
+        let own = self.snd_nxt ^ self.kcp.conv() ^ self.foreign ^ port;
         kcp ^ usize::from(own == 0) ^ usize::from(self.pushed_at.is_none())
     }
 

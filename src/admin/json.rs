@@ -208,6 +208,8 @@ fn engine(counters: &Counters) -> Value {
         "matches_over": counters.matches_over,
         "rooms_failed": counters.rooms_failed,
         "epochs_renewed": counters.epochs_renewed,
+        "sessions_moved": counters.sessions_moved,
+        "resets": counters.resets,
         "probes": counters.probes,
         "sessions": counters.sessions,
         "rooms": counters.rooms,

@@ -15,6 +15,7 @@
 //!   retransmission time-out: then `check` tells the true deadline and idle costs nothing;
 //! - its output must not fail.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use kcp::{Error, Kcp};
@@ -244,6 +245,13 @@ impl Link {
     /// Sets what may leave.
     pub fn set_valve(&mut self, valve: Valve) {
         self.valve = valve;
+    }
+
+    /// The peer is at another address, as far from here as it may be. KCP measures its round trips
+    /// anew as they come.
+    pub(super) fn move_to(&mut self, to: SocketAddr) {
+        self.sink.redirect(to);
+        self.srtt = None;
     }
 
     /// Queues one message, which must be under 127 segments.

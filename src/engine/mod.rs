@@ -30,6 +30,8 @@ mod budget;
 mod contain;
 mod guests;
 mod hash;
+mod moving;
+mod passes;
 mod router;
 mod seat;
 mod session;

@@ -200,6 +200,7 @@ impl Room {
             match_id: self.match_id(),
             hz: self.rules.hz,
             head: self.broadcast_head,
+            pass: None,
         }
     }
 

@@ -264,7 +264,7 @@ impl Player {
         let heard = line.hear(now);
         line.client.handle_timeout(now);
         self.check_socket(heard, shared);
-        self.read_events(shared);
+        self.read_events(now, shared);
         self.act(now, shared);
         if let Some(line) = &mut self.line {
             let spoken = line.speak(now, &mut shared.batch);
@@ -285,7 +285,7 @@ impl Player {
         }
     }
 
-    fn read_events(&mut self, shared: &mut Shared<'_>) {
+    fn read_events(&mut self, now: Time, shared: &mut Shared<'_>) {
         while let Some(event) = self.line.as_mut().and_then(|line| line.client.poll_event()) {
             let is_ending = shared.rooms[self.room].is_ending;
             match event {
@@ -299,6 +299,7 @@ impl Player {
                     }
                     shared.tally.streams += 1;
                 }
+                ClientEvent::Reset => self.reconnect(now, shared),
                 ClientEvent::Refused(_) if is_ending => self.stage = Stage::Left,
                 ClientEvent::Refused(code) => {
                     self.fail(shared, "refused", &format!("{code:?}"));
@@ -317,7 +318,9 @@ impl Player {
                 | ClientEvent::Ready
                 | ClientEvent::ResultAcknowledged
                 | ClientEvent::Echo(_)
-                | ClientEvent::HeartbeatAnswered => {}
+                | ClientEvent::HeartbeatAnswered
+                // Its other client has been let in: it goes, or it is stuck and goes later.
+                | ClientEvent::Replaced => {}
             }
         }
     }

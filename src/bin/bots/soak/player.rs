@@ -41,20 +41,23 @@ enum Mishap {
     Reconnect,
     /// Its process is stuck for a while.
     Stuck,
+    /// Its address changes, and its session must follow.
+    Move,
     /// It asks for all frames again.
     Again,
     /// It crashes for good.
     Gone,
 }
 
-/// How often each happens, in parts of 16.
-const MISHAPS: [(usize, Mishap); 8] = [
+/// How often each happens, in parts of 18.
+const MISHAPS: [(usize, Mishap); 9] = [
     (3, crash(false, false)),
     (2, crash(false, true)),
     (2, crash(true, false)),
     (2, crash(true, true)),
     (2, Mishap::Reconnect),
     (2, Mishap::Stuck),
+    (2, Mishap::Move),
     (2, Mishap::Again),
     (1, Mishap::Gone),
 ];
@@ -91,6 +94,8 @@ pub(crate) struct Player {
     random: SplitMix,
     /// `None` before it comes, and while it moves to another port.
     line: Option<Line>,
+    /// The token of its socket.
+    number: usize,
     stage: Stage,
     /// The present client has seen the match start.
     has_started: bool,
@@ -119,6 +124,7 @@ impl Player {
             is_first,
             random,
             line: None,
+            number: 0,
             stage: Stage::Away {
                 until: begins,
                 conv: None,
@@ -213,6 +219,7 @@ impl Player {
         let plan = shared.plan;
         let mut line = Line::new(plan.server, client, plan.weather, &mut self.random)?;
         let token = Token(number);
+        self.number = number;
         shared
             .registry
             .register(line.socket(), token, Interest::READABLE)?;
@@ -479,6 +486,7 @@ impl Player {
                     line.client.ready();
                 }
             }
+            Mishap::Move => self.change_port(shared),
             Mishap::Stuck => {
                 let until = now + self.random.duration(Duration::ZERO..=shared.plan.away_max);
                 self.stage = Stage::Stuck { until };
@@ -489,6 +497,23 @@ impl Player {
                 same_conv,
             } => self.crash(now, same_port, same_conv, shared),
         }
+    }
+
+    /// The client goes on from another port. Every other one is told, the others find out.
+    fn change_port(&mut self, shared: &mut Shared<'_>) {
+        let Some(line) = self.line.as_mut().filter(|_| self.has_started) else {
+            return;
+        };
+        let token = Token(self.number);
+        let bound = line.rebind(|socket| {
+            let registry = &shared.registry;
+            registry.register(socket, token, Interest::READABLE)
+        });
+        if self.random.below(2) == 0 {
+            line.client.address_changed();
+        }
+        shared.tally.moves += 1;
+        self.check_socket(bound, shared);
     }
 
     fn crash(&mut self, now: Time, same_port: bool, same_conv: bool, shared: &mut Shared<'_>) {

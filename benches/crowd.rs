@@ -169,6 +169,7 @@ fn server(players: u64) -> Server {
     let secrets = Secrets {
         hash_key: (1, 2),
         clock_key: (3, 4),
+        pass_key: [5; 32],
         first_match: 5,
     };
     let config = Config {

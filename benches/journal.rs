@@ -26,6 +26,7 @@ const FRAMES: u32 = 5000;
 const SECRETS: Secrets = Secrets {
     hash_key: (1, 2),
     clock_key: (3, 4),
+    pass_key: [5; 32],
     first_match: 5,
 };
 /// Records of one turn: those of 500 rooms at 30 frames a second and 480 turns.

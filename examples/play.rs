@@ -160,10 +160,16 @@ impl Driver {
         let now = self.now();
         self.client.handle_timeout(now);
         if self.client.silent_for(now) > SILENCE_MAX {
-            // It goes the whole way again and ends in a second `Started`, after which all
-            // frames come again from 0.
-            self.client.reconnect(now, Conv(getrandom::u32()?), 0);
+            self.reconnect()?;
         }
+        Ok(())
+    }
+
+    /// Goes the whole way again, which ends in a second `Started`. The frames that are there already
+    /// do not come again, unless the server speaks v1 alone.
+    fn reconnect(&mut self) -> Result<(), Box<dyn Error>> {
+        let now = self.now();
+        self.client.reconnect(now, Conv(getrandom::u32()?), 0);
         Ok(())
     }
 }
@@ -207,6 +213,11 @@ fn run(args: &Args, view: &mut impl View) -> Result<String, Box<dyn Error>> {
                     // One more exchange, so that the server learns that Close has come.
                     driver.exchange()?;
                     return Ok(ending(game.as_ref(), &players));
+                }
+                // The session is gone: the server was started again, or we were away for too long.
+                ClientEvent::Reset => driver.reconnect()?,
+                ClientEvent::Replaced => {
+                    return Ok("You play on from elsewhere now.".to_owned());
                 }
                 // Nothing that this game cares for. A server that is up to its contract
                 // causes no `Fault`.
@@ -713,6 +724,7 @@ mod tests {
             let secrets = Secrets {
                 hash_key: (1, 2),
                 clock_key: (3, 4),
+                pass_key: [5; 32],
                 first_match: 1,
             };
             let mut server = Server::new(Config::default(), secrets, 0);

@@ -199,6 +199,7 @@ impl World {
         let secrets = Secrets {
             hash_key: (1, 2),
             clock_key: (3, 4),
+            pass_key: [5; 32],
             first_match: 1,
         };
         let now = Time::from_millis(1);
@@ -409,6 +410,7 @@ pub fn queries(bytes: &[u8]) {
                 let secrets = Secrets {
                     hash_key: (1, 2),
                     clock_key: (3, 4),
+                    pass_key: [5; 32],
                     first_match: 1,
                 };
                 let mut server = Server::new(Config::default(), secrets, 0);

@@ -96,12 +96,24 @@
 //!
 //! `examples/play.rs` is a whole game on the same ground.
 //!
+//! # Another address, and a session that is gone
+//!
+//! When the client's address changes, because a phone goes from Wi-Fi to mobile or a router forgets
+//! it, a session of v2 goes on: the client notices the silence and takes the session along. Bind a
+//! new socket if the system has taken the old one away, and call [`Client::address_changed`] if you
+//! know of the change, which spares the silence. Nothing is lost or repeated.
+//!
+//! [`ClientEvent::Reset`] says that the server knows the session no more: it was silent for too
+//! long, or the server was started again. Call [`Client::reconnect`]; the match goes on where it was.
+//!
 //! # What it does not do
 //!
-//! It never decides that the server is gone: look at [`Client::silent_for`] and call
+//! It never decides by itself that the server is gone: look at [`Client::silent_for`] and call
 //! [`Client::reconnect`], from the same socket or a new one. It never leaves by itself
 //! either: after [`ClientEvent::Closed`], poll once more so that the server learns that its
 //! Close has come, then drop it. It is not `Send`: make it on the thread it lives on.
+
+mod knocker;
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -116,10 +128,13 @@ use crate::engine::wire::frame::{Command, Frame, decode_frames};
 use crate::engine::wire::message::{ConnectCode, Downlink, Follows, Held, Uplink, Version};
 use crate::engine::wire::packet::{self, Packet, PacketReader};
 use crate::engine::wire::segment::Datagram;
+use crate::engine::wire::signal::{SessionId, Signal};
 use crate::limits::{
     BACKLOG_MAX, CLIENT_EVENTS_MAX, DATAGRAM_MAX, DOWNLINK_BODY_MAX, DROPPABLE_BACKLOG_MAX,
     FRAMES_PER_MESSAGE_MAX, FRAMES_RANGE, UPLINK_BODY_MAX,
 };
+
+use knocker::{Answer, Knocker};
 
 /// Time between two heartbeats unless the configuration says otherwise, as the Unity client
 /// is shipped.
@@ -232,6 +247,12 @@ pub enum ClientEvent {
     Echo(Vec<u8>),
     /// A heartbeat has been answered.
     HeartbeatAnswered,
+    /// The server knows this session no more, and nothing else will come of it: call
+    /// [`Client::reconnect`].
+    Reset,
+    /// Another client of the player has its seat, and nothing else will come. Do not reconnect by
+    /// yourself, or the two take the seat from each other for ever.
+    Replaced,
     /// The server has broken its contract. What was wrong has been left out.
     Fault(ClientFault),
 }
@@ -326,6 +347,10 @@ pub struct Client {
 
     heartbeat_at: Option<Time>,
     heard_at: Time,
+    /// Since when something waits for its acknowledgement.
+    owed_since: Option<Time>,
+    /// Asks the server about the session, in v2.
+    knocker: Option<Knocker>,
     dropped: u64,
 }
 
@@ -357,6 +382,8 @@ impl Client {
             events: VecDeque::new(),
             next_frame: 0,
             heard_at: now,
+            owed_since: None,
+            knocker: None,
             dropped: 0,
         };
         client.say_connect();
@@ -406,6 +433,12 @@ impl Client {
         self.next_frame
     }
 
+    /// The name of the session, in v2; `None` before the server has let the client in, and once the
+    /// session is known to be gone.
+    pub fn session(&self) -> Option<SessionId> {
+        Some(self.knocker.as_ref()?.pass().session)
+    }
+
     /// The smoothed round trip, `None` before the first acknowledgement.
     pub fn rtt(&self) -> Option<Duration> {
         self.link.srtt()
@@ -432,6 +465,9 @@ impl Client {
     /// Takes in a datagram that came from the server's address. What is not of this
     /// conversation is thrown away and counted.
     pub fn handle_datagram(&mut self, now: Time, datagram: &mut [u8]) {
+        if Signal::is_one(datagram) {
+            return self.handle_signal(now, datagram);
+        }
         let heard = Datagram::parse(datagram).and_then(|mut datagram| {
             if datagram.first().conv == self.link.conv().0 {
                 self.link.input(now, &mut datagram)
@@ -441,7 +477,7 @@ impl Client {
         });
         match heard {
             Ok(_) => {
-                self.heard_at = now;
+                self.heard(now);
                 self.receive();
             }
             Err(_) => self.dropped += 1,
@@ -451,6 +487,9 @@ impl Client {
     /// Does what is due: call it when the moment that [`Client::poll_timeout`] named has
     /// come. Earlier calls do nothing.
     pub fn handle_timeout(&mut self, now: Time) {
+        if self.knock_due().is_some_and(|at| at <= now) {
+            self.knock(now);
+        }
         if self.heartbeat_at.is_none_or(|at| at > now) {
             return;
         }
@@ -495,6 +534,10 @@ impl Client {
             self.link.flush(now);
             self.tell_window = false;
         }
+        self.owed_since = match self.link.backlog() {
+            0 => None,
+            _ => self.owed_since.or(Some(now)),
+        };
         self.sink.swap(batch);
     }
 
@@ -505,7 +548,7 @@ impl Client {
             return Some(now);
         }
         let beat = self.heartbeat_at;
-        [self.link.next_flush(now), beat]
+        [self.link.next_flush(now), beat, self.knock_due()]
             .into_iter()
             .flatten()
             .min()
@@ -587,6 +630,14 @@ impl Client {
         true
     }
 
+    /// Tells it that its address may have changed: the socket was bound anew, or the system says
+    /// that the network is another one. It asks the server at once, where it would else do so after
+    /// half a second of silence. False if it has no session that could go on.
+    pub fn address_changed(&mut self) -> bool {
+        let knocker = self.knocker.as_mut();
+        knocker.map(Knocker::ask).is_some() && self.state != ClientState::Closed
+    }
+
     /// Begins a new conversation, after a silence or on a new socket: it connects, and joins
     /// and is ready if that had been asked for. A [`ClientEvent::Started`] follows, and in v2 the
     /// frames after those that came before, in v1 all from 0. Events that wait are still delivered; what was not sent yet is not.
@@ -609,6 +660,8 @@ impl Client {
         self.match_id = None;
         self.frame_expected = None;
         self.heard_at = now;
+        self.owed_since = None;
+        self.knocker = None;
         self.heartbeat_at = self.config.heartbeat_every.map(|every| now + every);
         self.say_connect();
     }
@@ -633,6 +686,50 @@ impl Client {
         }
         self.link.send(&bytes);
         true
+    }
+
+    fn heard(&mut self, now: Time) {
+        self.heard_at = now;
+        self.knocker.iter_mut().for_each(Knocker::calm);
+    }
+
+    /// When the client asks the server whether it still knows it, if it can.
+    fn knock_due(&self) -> Option<Time> {
+        let knocker = self.knocker.as_ref();
+        let knocker = knocker.filter(|_| self.state != ClientState::Closed)?;
+        let awaited = match self.state {
+            ClientState::Playing => Some(self.heard_at),
+            _ => self.owed_since,
+        };
+        Some(knocker.due(self.heard_at, awaited, self.rtt().unwrap_or_default()))
+    }
+
+    fn knock(&mut self, now: Time) {
+        let rtt = self.rtt().unwrap_or_default();
+        if let Some(knocker) = &mut self.knocker {
+            self.sink.push(&knocker.knock(now, rtt).to_bytes());
+        }
+    }
+
+    fn handle_signal(&mut self, now: Time, datagram: &[u8]) {
+        let signal = Signal::parse(datagram).ok();
+        let knocker = self.knocker.as_mut();
+        let answer = knocker
+            .zip(signal)
+            .and_then(|(own, signal)| own.hear(&signal));
+        match answer {
+            Some(Answer::Alive) => self.heard(now),
+            Some(Answer::TakeAlong(answer)) => self.sink.push(&answer.to_bytes()),
+            Some(Answer::Reset) => self.lost(ClientEvent::Reset),
+            Some(Answer::Replaced) => self.lost(ClientEvent::Replaced),
+            None => self.dropped += 1,
+        }
+    }
+
+    /// The session is gone: it need not be asked about any more.
+    fn lost(&mut self, event: ClientEvent) {
+        self.knocker = None;
+        self.events.push_back(event);
     }
 
     fn say_in_room(&mut self, message: &Uplink<'_>) -> bool {
@@ -701,6 +798,12 @@ impl Client {
                 self.match_id = Some(welcome.match_id);
                 self.history = welcome.history;
                 self.held = self.held.filter(|held| held.match_id == welcome.match_id);
+                let known = self.knocker.as_ref().map(Knocker::pass);
+                if known != welcome.pass {
+                    let conv = self.link.conv();
+                    let knocker = |pass| Knocker::new(pass, conv, welcome.hz);
+                    self.knocker = welcome.pass.map(knocker);
+                }
                 self.connected();
             }
             Downlink::Heartbeat => self.events.push_back(ClientEvent::HeartbeatAnswered),

@@ -160,6 +160,26 @@ pub const PAST_LIFE: Duration = Duration::from_secs(2);
 /// throws away what lies further ahead.
 pub const PAST_SEGMENTS_MAX: u32 = 4096;
 
+/// Time for which an address that was challenged may answer, that a session moves there: the
+/// longest round trip, several times over.
+pub const CHALLENGE_LIFE: Duration = Duration::from_secs(5);
+
+/// Signals in a second that do not come from the address of their session, of all senders: as many
+/// as there are clients of a full server, who all ask at once after it was started again. At about
+/// 1 us each for those that name a session (measured) they are 2 % of a processor.
+pub const SIGNALS_PER_SECOND: u32 = 20_000;
+
+/// The same from one range of addresses, as [`SEATLESS_PER_RANGE_MAX`].
+pub const SIGNALS_PER_RANGE_AND_SECOND: u32 = 1024;
+
+/// Places in which ranges are counted. Ranges that share one by chance share its bound: a flood
+/// from one address shuts out one other in so many.
+pub const SIGNAL_RANGES: usize = 1024;
+
+/// Sessions remembered whose seat another client of the player has taken, so that the old client
+/// can be told: those of the last minutes.
+pub const REPLACED_KEPT_MAX: usize = 1024;
+
 /// Silence in play after which a seat counts as offline (as in the original).
 pub const OFFLINE_AFTER: Duration = Duration::from_secs(5);
 
@@ -380,6 +400,24 @@ pub const REPLAY_END_WAITS_MAX: Duration = Duration::from_secs(60);
 
 // --- Client -------------------------------------------------------------------------------
 
+/// Silence of the server in play, or while something waits for its acknowledgement, after which a
+/// client knocks: five broadcasts of a room that says something every 100 ms.
+pub const KNOCK_AFTER: Duration = Duration::from_millis(500);
+
+/// The same in frames, where that is longer: five broadcasts of a room that says something in every
+/// third frame.
+pub const KNOCK_AFTER_FRAMES: u32 = 15;
+
+/// The same while nothing is awaited, and the longest of all: a server probes whoever is silent
+/// every [`PROBE_EVERY_IDLE`].
+pub const KNOCK_AFTER_IDLE: Duration = Duration::from_secs(3);
+
+/// Time between two knocks at first; it doubles up to the next bound.
+pub const KNOCK_EVERY_MIN: Duration = Duration::from_millis(250);
+
+/// Time between two knocks at the most.
+pub const KNOCK_EVERY_MAX: Duration = Duration::from_secs(2);
+
 /// Events of a client that wait for its driver, give or take one message; while there are as
 /// many, it reads no more, and KCP's window holds the server back.
 pub const CLIENT_EVENTS_MAX: usize = 1024;
@@ -492,6 +530,9 @@ const _: () = assert!(
 const _: () = assert!(RECEIVE_WINDOW >= 128);
 // A frame has room for one input of each bound.
 const _: () = assert!(INPUT_BYTES_MAX < FRAME_BYTES_MAX);
+// Who waits and answers the server's probes has no reason to knock.
+const _: () =
+    assert!(PROBE_EVERY_IDLE.as_millis() + QUIET_AFTER.as_millis() < KNOCK_AFTER_IDLE.as_millis());
 // A session that ends of silence was probed before.
 const _: () = assert!(
     QUIET_AFTER.as_millis() + IDLE_TIMEOUT_RANGE.start().as_millis() / 4

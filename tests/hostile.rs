@@ -18,6 +18,7 @@ use std::time::Instant;
 use lockstep_server::engine::id::{MatchId, PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::Command;
 use lockstep_server::engine::wire::message::{Held, Uplink, Version};
+use lockstep_server::engine::wire::signal::SIGNAL_BYTES;
 use lockstep_server::sim::rng::Rng;
 use support::*;
 
@@ -43,6 +44,9 @@ fn below(rng: &mut Rng, end: u64) -> u64 {
 /// A datagram of a few segments with fields near what a session may hold, or far from it.
 fn datagram(rng: &mut Rng, convs: &[u32]) -> Vec<u8> {
     let conv = convs[below(rng, convs.len() as u64) as usize];
+    if below(rng, 20) == 0 {
+        return signal(rng, conv);
+    }
     let mut bytes = Vec::new();
     for _ in 0..1 + below(rng, 4) {
         let data = payload(rng);
@@ -72,6 +76,18 @@ fn datagram(rng: &mut Rng, convs: &[u32]) -> Vec<u8> {
     }
     if below(rng, 10) == 0 {
         bytes.truncate(below(rng, bytes.len() as u64 + 1) as usize);
+    }
+    bytes
+}
+
+/// A signal of no session, whole or cut.
+fn signal(rng: &mut Rng, conv: u32) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..SIGNAL_BYTES).map(|_| rng.bits64() as u8).collect();
+    bytes[..4].copy_from_slice(&conv.to_le_bytes());
+    bytes[4] = 0xe0 + below(rng, 7) as u8;
+    bytes[5..8].fill(u8::from(below(rng, 8) == 0));
+    if below(rng, 8) == 0 {
+        bytes.truncate(5 + below(rng, 51) as usize);
     }
     bytes
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use lockstep_server::engine::auth::{Auth, RoomSecret};
 use lockstep_server::engine::config::{Config, Secrets};
-use lockstep_server::engine::id::{Percent, PlayerId, RoomId};
+use lockstep_server::engine::id::{Conv, Percent, PlayerId, RoomId};
 use lockstep_server::engine::server::Server;
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
@@ -22,6 +22,7 @@ use lockstep_server::engine::view::RoomSpec;
 use lockstep_server::engine::wire::frame::{Command, Frame, FrameInput, decode_frames};
 use lockstep_server::engine::wire::message::{ConnectCode, Downlink, Uplink, Version};
 use lockstep_server::engine::wire::packet::Packet;
+use lockstep_server::engine::wire::signal::{Pass, SessionId, SessionSecret, Signal, SignalKind};
 use lockstep_server::limits;
 
 fn read(path: &str) -> String {
@@ -171,12 +172,16 @@ fn constants() -> BTreeMap<String, String> {
         UNPROVED_STREAM_MAX "bytes",
         UNPROVED_SEGMENTS_MAX "segments",
         BEATS_PER_SECOND "",
+        SIGNALS_PER_SECOND "signals",
+        SIGNALS_PER_RANGE_AND_SECOND "signals",
+        KNOCK_AFTER_FRAMES "frames",
         TICKET_SECRET_BYTES_MIN "bytes",
     };
     let times = times! {
         TIMESTAMP_AGE_MAX LATE_MAX REPEAT_FIRST_EVERY UNPROVED_LIFE SEATLESS_LIFE QUIET_AFTER
         PROBE_EVERY_FAST PROBE_EVERY_SLOW PROBE_EVERY_IDLE OFFLINE_AFTER PAST_LIFE OVER_LINGER
-        RESTREAM_EVERY ACK_RIDE_MAX ACK_PROMPT_FOR
+        RESTREAM_EVERY ACK_RIDE_MAX ACK_PROMPT_FOR CHALLENGE_LIFE KNOCK_AFTER KNOCK_AFTER_IDLE
+        KNOCK_EVERY_MIN KNOCK_EVERY_MAX
     };
     let ranges = [("HZ_RANGE", range(&limits::HZ_RANGE))];
     let all = counts.into_iter().chain(times).chain(ranges);
@@ -390,6 +395,7 @@ fn the_datagrams_of_the_page_take_a_seat() {
     let secrets = Secrets {
         hash_key: (1, 2),
         clock_key: (3, 4),
+        pass_key: [5; 32],
         first_match: 100,
     };
     let mut server = Server::new(Config::default(), secrets, 0);
@@ -416,4 +422,14 @@ fn the_datagrams_of_the_page_take_a_seat() {
     }
     let seats = server.room(RoomId(2)).unwrap().seats;
     assert!(seats[0].online && !seats[1].online);
+}
+
+#[test]
+fn the_knock_of_the_page_is_one() {
+    let pass = Pass {
+        session: SessionId(0x0102_0304_0506_0708),
+        secret: SessionSecret::from_bytes(*b"only two know it"),
+    };
+    let knock = Signal::sealed(SignalKind::Knock, Conv(0x1122_3344), &pass, 9);
+    assert_eq!(block(&page(), "knock"), knock.to_bytes());
 }

@@ -34,10 +34,12 @@ fn whatever_players_go_through_frames_are_exact_and_the_server_forgets_them_all(
         "rooms_closed",
         "rooms_abandoned",
         "crashes",
+        "moves",
         "gone",
     ] {
         assert!(report[count].as_u64().unwrap() > 0, "{count}: {report}");
     }
+    assert!(server.count("sessions_moved") > 0);
     for name in ["sessions", "rooms", "timers"] {
         assert_eq!(server.count(name), 0, "{name}");
     }

@@ -74,6 +74,7 @@ fn who_announces_v2_is_told_the_match_its_rate_and_its_head() {
         history,
         hz,
         head,
+        ..
     }) = said[0]
     else {
         panic!("{said:?}");

@@ -278,6 +278,8 @@ fn engine(counters: &Counters) -> Value {
         "rooms_restored": counters.rooms_restored,
         "recordings_lost": counters.recordings_lost,
         "epochs_renewed": counters.epochs_renewed,
+        "sessions_moved": counters.sessions_moved,
+        "resets": counters.resets,
         "probes": counters.probes,
         "sessions": counters.sessions,
         "rooms": counters.rooms,

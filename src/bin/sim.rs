@@ -303,6 +303,8 @@ impl Totals {
         all.inputs += one.inputs;
         all.sessions_opened += one.sessions_opened;
         all.probes += one.probes;
+        all.sessions_moved += one.sessions_moved;
+        all.resets += one.resets;
         all.epochs_renewed += one.epochs_renewed;
         for (sum, reason) in self.drops.iter_mut().zip(Drop::ALL) {
             *sum += one.drops(*reason);
@@ -341,8 +343,8 @@ impl fmt::Display for Totals {
         writeln!(f, "faults:   {}", self.faults)?;
         write!(
             f,
-            "sessions: {} opened, {} probes; ended:",
-            server.sessions_opened, server.probes
+            "sessions: {} opened, {} moved, {} probes, {} resets; ended:",
+            server.sessions_opened, server.sessions_moved, server.probes, server.resets
         )?;
         for (count, reason) in self.disconnects.iter().zip(Disconnect::ALL) {
             write!(f, " {}={count}", reason.name())?;

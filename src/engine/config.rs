@@ -59,6 +59,9 @@ pub struct Secrets {
     /// Keys of the function that draws each session's clock, the base of the proof of
     /// address.
     pub clock_key: (u64, u64),
+    /// Key of the function that draws the names and secrets of sessions, and the cookies that a
+    /// session needs to move.
+    pub pass_key: [u8; 32],
     /// The id of the first match; later ones count up.
     pub first_match: u64,
 }

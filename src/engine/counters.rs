@@ -43,6 +43,10 @@ pub struct Counters {
     pub recordings_lost: u64,
     /// Times that a room was so late that it took a new epoch.
     pub epochs_renewed: u64,
+    /// Sessions that went on at another address.
+    pub sessions_moved: u64,
+    /// Clients that were told that their session is gone.
+    pub resets: u64,
     /// Probes sent to quiet peers.
     pub probes: u64,
     /// Sessions that exist now.
@@ -75,6 +79,8 @@ impl Default for Counters {
             rooms_restored: 0,
             recordings_lost: 0,
             epochs_renewed: 0,
+            sessions_moved: 0,
+            resets: 0,
             probes: 0,
             sessions: 0,
             rooms: 0,

@@ -48,6 +48,16 @@ reasons! {
         SessionsFull = "sessions_full",
         /// Data far into the stream of a peer that has not proved its address.
         BeforeProof = "before_proof",
+        /// A signal of another length or kind than a client sends.
+        SignalMalformed = "signal_malformed",
+        /// A signal that was not made with the secret of its session, or without its cookie.
+        SignalForged = "signal_forged",
+        /// A signal whose number was used before, or that answers nothing.
+        SignalReplayed = "signal_replayed",
+        /// More signals of unknown senders than a second has room for.
+        TooManySignals = "too_many_signals",
+        /// A signal that would move a session to where another one holds a seat.
+        MoveRefused = "move_refused",
         /// More datagrams of a session than a second has room for.
         TooManyDatagrams = "too_many_datagrams",
         /// More bytes of a session than a second has room for.
@@ -88,6 +98,8 @@ reasons! {
         NoSeatTaken = "no_seat_taken",
         /// It held no seat, and made way for one that came later.
         Crowded = "crowded",
+        /// It held no seat, and a session that does has moved to its address.
+        Displaced = "displaced",
         /// A panic while its datagrams were read or written: a bug of ours.
         Failed = "failed",
         /// A packet whose body is over 1024 bytes.

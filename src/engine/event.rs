@@ -107,6 +107,17 @@ pub enum Event {
         /// Of which room.
         room: RoomId,
     },
+    /// A session that holds a seat goes on at another address.
+    SessionMoved {
+        /// Where it was.
+        from: SocketAddr,
+        /// Where it is.
+        to: SocketAddr,
+        /// Who.
+        player: PlayerId,
+        /// Of which room.
+        room: RoomId,
+    },
     /// The session that held a seat ended.
     SeatLeft {
         /// From where.

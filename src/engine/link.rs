@@ -15,6 +15,7 @@
 //!   retransmission time-out: then `check` tells the true deadline and idle costs nothing;
 //! - its output must not fail.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use kcp::{Error, Kcp};
@@ -164,7 +165,7 @@ impl Link {
         };
         Link {
             foreign: sent.min(PAST_SEGMENTS_MAX),
-            ..Link::new(old.conv(), clock_base, old.sink.clone())
+            ..Link::new(old.conv(), clock_base, old.sink.to(old.sink.addr()))
         }
     }
 
@@ -224,7 +225,8 @@ impl Link {
     /// Reads a little of all of it, so that it is in the processor's cache. The sum means nothing.
     pub(super) fn touch(&self) -> usize {
         let kcp = self.kcp.wait_snd() + self.kcp.peeksize().unwrap_or(0) + self.kcp.mtu();
-        let own = self.snd_nxt ^ self.kcp.conv() ^ self.foreign;
+        let port = u32::from(self.sink.addr().port());
+        let own = self.snd_nxt ^ self.kcp.conv() ^ self.foreign ^ port;
         kcp ^ usize::from(own == 0) ^ usize::from(self.pushed_at.is_none())
     }
 
@@ -243,6 +245,13 @@ impl Link {
     /// Sets what may leave.
     pub fn set_valve(&mut self, valve: Valve) {
         self.valve = valve;
+    }
+
+    /// The peer is at another address, as far from here as it may be. KCP measures its round trips
+    /// anew as they come.
+    pub(super) fn move_to(&mut self, to: SocketAddr) {
+        self.sink.redirect(to);
+        self.srtt = None;
     }
 
     /// Queues one message, which must be under 127 segments.

@@ -31,6 +31,8 @@ mod budget;
 mod contain;
 mod guests;
 mod hash;
+mod moving;
+mod passes;
 mod router;
 mod seat;
 mod session;

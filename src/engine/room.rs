@@ -339,6 +339,7 @@ impl Room {
             history: self.history,
             hz: self.rules.hz,
             head: self.broadcast_head,
+            pass: None,
         }
     }
 

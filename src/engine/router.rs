@@ -14,7 +14,7 @@ use super::server::Server;
 use super::session::{Place, RoomKey, Session, SessionKey};
 use super::time::Time;
 use super::view::OverReason;
-use super::wire::message::{ConnectCode, Downlink, Uplink, Version};
+use super::wire::message::{ConnectCode, Downlink, Uplink, Version, Welcome};
 use super::wire::packet::{Packet, PacketReader};
 use crate::limits::{DROPPABLE_BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX};
 
@@ -105,7 +105,10 @@ impl Server {
         let found = self.admit(now, player, id, token);
         let answer = match found {
             Ok((room, _)) if self.sessions[key].version == Version::V2 => {
-                Downlink::Welcome(self.rooms[room].room.welcome())
+                Downlink::Welcome(Welcome {
+                    pass: Some(self.pass_of(key)),
+                    ..self.rooms[room].room.welcome()
+                })
             }
             Ok(_) => Downlink::Connect(ConnectCode::Ok),
             Err(refusal) => Downlink::Connect(refusal.code),
@@ -203,6 +206,9 @@ impl Server {
         let before = self.rooms[room].sessions[seat.index()].replace(key);
         if let Some(before) = before.filter(|before| *before != key) {
             let restarted = self.sessions[key].rival.is_candidate_of(before);
+            if !restarted {
+                self.note_replaced(before, key);
+            }
             // The seat goes from one to the other and is never empty in between.
             self.sessions[before].place = Place::None;
             self.end(
@@ -517,6 +523,7 @@ mod tests {
             let secrets = Secrets {
                 hash_key: (1, 2),
                 clock_key: (3, 4),
+                pass_key: [5; 32],
                 first_match: 100,
             };
             let now = Time::ZERO;

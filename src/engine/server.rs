@@ -13,8 +13,8 @@
 //! 6. drains [`Server::poll_event`], if it cares.
 //!
 //! The same calls in the same order give the same datagrams, byte for byte. How a message
-//! gets from a session to its room and back is in `router`, and which session a datagram
-//! belongs to in `admission`.
+//! gets from a session to its room and back is in `router`, which session a datagram
+//! belongs to in `admission`, and how one moves to another address in `moving`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -31,6 +31,7 @@ use super::guests::Guests;
 use super::hash::KeyedHash;
 use super::id::{MatchId, PlayerId, RoomId, Seat};
 use super::outbox::Outbox;
+use super::passes::Passes;
 use super::records::{Records, Written};
 use super::room::{Interrupted, Now, Room, Rules};
 use super::session::{Place, Rival, RoomKey, Session, SessionKey};
@@ -40,6 +41,7 @@ use super::view::{CreateError, OverReason, RestoreError, RoomSpec, RoomView, Roo
 use super::wheel::Wheel;
 use super::wire::message::Downlink;
 use super::wire::segment::Datagram;
+use super::wire::signal::Signal;
 use crate::journal::record::FrameBytes;
 use crate::journal::restore::RestoredRoom;
 use crate::limits::{
@@ -101,6 +103,8 @@ pub struct Server {
     /// Which of them hold no seat, candidates left out: those add at most one to each of the
     /// others.
     pub(super) guests: Guests,
+    /// By what clients of v2 are known at other addresses.
+    pub(super) passes: Passes,
     pub(super) rooms: Slab<RoomSlot>,
     pub(super) by_room: HashMap<RoomId, RoomKey, KeyedHash>,
     /// Where the rooms tick that play.
@@ -151,6 +155,7 @@ impl Server {
             sessions: Slab::new(),
             by_addr: HashMap::with_hasher(hash),
             guests: Guests::new(hash),
+            passes: Passes::new(secrets.pass_key, hash),
             rooms: Slab::new(),
             by_room: HashMap::with_hasher(hash),
             beats: Beats::default(),
@@ -280,6 +285,7 @@ impl Server {
         self.sessions.shrink_to_fit();
         self.by_addr.shrink_to(2 * self.by_addr.len());
         self.guests.shrink();
+        self.passes.shrink();
         self.dirty.shrink_to_fit();
         self.events.shrink_to_fit();
     }
@@ -485,6 +491,9 @@ impl Server {
     }
 
     fn try_datagram(&mut self, now: Time, from: SocketAddr, bytes: &mut [u8]) -> Result<(), Drop> {
+        if Signal::is_one(bytes) {
+            return self.handle_signal(now, from, bytes);
+        }
         let mut datagram = Datagram::parse(bytes)?;
         let key = self.session_of(now, from, &datagram)?;
         if self.sessions[key].timer.is_none() {
@@ -728,6 +737,9 @@ impl Server {
             self.left_timers.resize(key + 1, None);
         }
         self.left_timers[key] = session.timer;
+        if let Some(standing) = &session.standing {
+            self.passes.release(standing.pass.session);
+        }
         self.counters.disconnect(reason);
         match session.rival {
             Rival::None => {
@@ -820,6 +832,13 @@ impl Server {
             counted
         });
         assert_eq!(guests.count(), self.guests.len());
+        let standings = self
+            .sessions
+            .iter()
+            .filter_map(|(key, session)| Some((key, session.standing.as_ref()?)));
+        let standings = standings
+            .inspect(|(key, own)| assert_eq!(self.passes.find(own.pass.session), Some(*key)));
+        assert_eq!(standings.count(), self.passes.len());
         let over = self.rooms.iter().filter(|(_, slot)| slot.room.is_over());
         assert_eq!(over.count(), self.rooms_over);
         let playing = self.rooms.iter().filter(|(_, slot)| slot.beat.is_some());

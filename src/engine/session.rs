@@ -22,6 +22,7 @@ use super::drops::{Disconnect, Drop};
 use super::guests::GuestId;
 use super::id::{Conv, MatchId, Seat};
 use super::link::{Link, Valve};
+use super::passes::Standing;
 use super::time::Time;
 use super::transmit::Sink;
 use super::wire::message::Version;
@@ -99,6 +100,8 @@ pub(super) struct Session {
     pub(super) rival: Rival,
     /// What its client speaks, as far as it has said.
     pub(super) version: Version,
+    /// How its client of v2 is known elsewhere.
+    pub(super) standing: Option<Box<Standing>>,
     /// Its number among the guests: it holds no seat, and is no candidate.
     pub(super) guest: Option<GuestId>,
     /// What it may still cost.
@@ -169,6 +172,7 @@ impl Session {
             place: Place::None,
             rival: Rival::None,
             version: Version::V1,
+            standing: None,
             guest: None,
             budget: Budget::new(now),
             reader: PacketReader::default(),
@@ -443,6 +447,22 @@ impl Session {
     pub(super) fn watch(&mut self, now: Time) {
         self.watched_since = now;
         self.offline = false;
+    }
+
+    /// Its peer has shown that it is at another address now, which is a sign of life and ends every
+    /// doubt that came up at the old one. Returns whether its silence had been reported.
+    pub(super) fn move_to(&mut self, now: Time, to: SocketAddr) -> bool {
+        self.addr = to;
+        self.link.move_to(to);
+        self.heard_at = now;
+        self.progress_at = now;
+        self.probed_at = None;
+        self.in_doubt = false;
+        self.early = None;
+        self.lost_candidate_sent = 0;
+        self.prompt_until = now + ACK_PROMPT_FOR;
+        self.rides_at = None;
+        std::mem::take(&mut self.offline)
     }
 
     /// Whether its silence makes its seat offline now; true once for each silence.

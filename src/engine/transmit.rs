@@ -5,7 +5,7 @@
 //! batch and leaves an empty one ([`Sink::swap`]). Nothing is allocated for a datagram
 //! once the buffers have grown.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -88,7 +88,8 @@ impl Transmits {
 /// One end of a shared [`Transmits`]: what is written here goes to one address.
 #[derive(Clone, Debug)]
 pub struct Sink {
-    to: SocketAddr,
+    /// The same for all clones: KCP keeps one, and its peer may move.
+    to: Rc<Cell<SocketAddr>>,
     batch: Rc<RefCell<Transmits>>,
 }
 
@@ -96,7 +97,7 @@ impl Sink {
     /// A sink for datagrams to `to`, with a batch of its own.
     pub fn new(to: SocketAddr) -> Sink {
         Sink {
-            to,
+            to: Rc::new(Cell::new(to)),
             batch: Rc::default(),
         }
     }
@@ -104,14 +105,24 @@ impl Sink {
     /// A sink onto the same batch for another address.
     pub fn to(&self, to: SocketAddr) -> Sink {
         Sink {
-            to,
+            to: Rc::new(Cell::new(to)),
             batch: Rc::clone(&self.batch),
         }
     }
 
+    /// Where what is written here goes.
+    pub fn addr(&self) -> SocketAddr {
+        self.to.get()
+    }
+
+    /// From now on it goes there, also what is written to a clone.
+    pub fn redirect(&self, to: SocketAddr) {
+        self.to.set(to);
+    }
+
     /// Adds one datagram.
     pub fn push(&self, datagram: &[u8]) {
-        self.batch.borrow_mut().push(self.to, datagram);
+        self.batch.borrow_mut().push(self.to.get(), datagram);
     }
 
     /// How many datagrams the batch holds.

@@ -508,6 +508,12 @@ impl EventLoop {
                 Event::SeatTaken { addr, player, room } => {
                     log::debug!("{addr}: player {player} takes a seat in room {room}");
                 }
+                Event::SessionMoved {
+                    from,
+                    to,
+                    player,
+                    room,
+                } => log::debug!("{from}: player {player} of room {room} goes on at {to}"),
                 Event::SeatLeft {
                     addr,
                     player,

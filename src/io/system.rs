@@ -52,9 +52,12 @@ pub fn give_back_memory() {}
 /// If the system has no randomness to give.
 pub fn draw_secrets() -> io::Result<Secrets> {
     let draw = || getrandom::u64().map_err(io::Error::other);
+    let mut pass_key = [0; 32];
+    getrandom::fill(&mut pass_key).map_err(io::Error::other)?;
     Ok(Secrets {
         hash_key: (draw()?, draw()?),
         clock_key: (draw()?, draw()?),
+        pass_key,
         // Half of the range is left to count up in, and no id needs a sign.
         first_match: draw()? >> 1,
     })

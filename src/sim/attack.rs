@@ -64,6 +64,7 @@ impl World {
             "forged datagrams from {}",
             self.devices[device].addr
         ));
+        self.begin_spying(device);
         self.forge(device, conn, lucky, datagrams);
     }
 
@@ -75,7 +76,9 @@ impl World {
         if own.conn != conn || !lives {
             return;
         }
-        if self.is_seated(device) || !own.reborn {
+        if self.rng.per_mille(250) && !self.is_left_out(Fault::ForgedSignal) {
+            self.forge_signal(device);
+        } else if self.is_seated(device) || !own.reborn {
             let (author, bytes) = self.draw_forgery(device, lucky);
             let addr = self.devices[device].addr;
             self.inject(addr, author, &bytes);

@@ -48,6 +48,12 @@ faults! {
     Vanish = "vanish",
     /// The address of a client changed, and the client did not notice.
     AddressChange = "address_change",
+    /// The address of a client of v2 changed, and its session had to follow it.
+    AddressMove = "address_move",
+    /// A signal that was made up or copied reached the server and had to be harmless.
+    ForgedSignal = "forged_signal",
+    /// One that names the server reached a client and had to be harmless.
+    ForgedAnswer = "forged_answer",
     /// A client advertised a window of 0 for a while.
     WindowShut = "window_shut",
     /// A client's game read no news for a while.

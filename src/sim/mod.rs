@@ -9,7 +9,7 @@
 //! ```
 //!
 //! What people do is in script, what befalls their devices in trouble, and what strangers do
-//! to all of them in attack.
+//! to all of them in attack and signals.
 //!
 //! A world begins in chaos, then heals: everybody must reach the head of their match. Then
 //! the rooms are closed, everybody must hear of it, and when all limits have passed nothing
@@ -28,6 +28,7 @@ mod attack;
 mod path;
 mod places;
 mod script;
+mod signals;
 mod trouble;
 
 pub use world::{Failure, Report, World, run};

@@ -131,6 +131,10 @@ pub enum Violation {
     Rooms { room: RoomId, what: String },
     #[error("{addr} was given the seat of player {player} without a proof of address")]
     Unproved { addr: SocketAddr, player: PlayerId },
+    #[error("the session of player {player} has moved to {to}, where its client is not")]
+    Misled { to: SocketAddr, player: PlayerId },
+    #[error("conversation {conn} was told that its session is gone, and it is not")]
+    WrongReset { conn: Conn },
     #[error("{to} has proved nothing: {sent} bytes were sent there after {heard} were heard")]
     Amplified {
         to: SocketAddr,
@@ -715,7 +719,9 @@ impl Oracle {
             | ClientEvent::Ready
             | ClientEvent::ResultAcknowledged
             | ClientEvent::Echo(_)
-            | ClientEvent::HeartbeatAnswered => Ok(()),
+            | ClientEvent::HeartbeatAnswered
+            | ClientEvent::Reset
+            | ClientEvent::Replaced => Ok(()),
         }
     }
 

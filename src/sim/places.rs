@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::oracle::Conn;
 use crate::engine::wire::segment::{Cmd, Segments};
+use crate::engine::wire::signal::{Signal, SignalKind};
 
 /// The port of the first address of a device; the others follow.
 const FIRST_PORT: u16 = 20_000;
@@ -24,6 +25,11 @@ pub(super) struct Purse {
     stamps: Vec<u32>,
     conv: u32,
     proved: bool,
+    /// Bytes of signals: of these no more may go there than came, whatever is proved.
+    signals_heard: usize,
+    signals_sent: usize,
+    /// Cookies that were really sent there.
+    cookies: Vec<[u8; 16]>,
 }
 
 /// More was sent to an address than its proof allows.
@@ -37,6 +43,14 @@ impl Purse {
     /// The server has got a datagram that names this address.
     pub(super) fn hear(&mut self, datagram: &[u8]) {
         self.heard += datagram.len();
+        if Signal::is_one(datagram) {
+            self.signals_heard += datagram.len();
+            let signal = Signal::parse(datagram).ok();
+            self.proved |= signal.is_some_and(|signal| {
+                signal.kind == SignalKind::Move && self.cookies.contains(&signal.cookie)
+            });
+            return;
+        }
         let echoes = |stamp: &u32| self.stamps.contains(stamp);
         self.proved |= Segments::of_output(datagram)
             .any(|segment| segment.cmd == Cmd::Ack && echoes(&segment.ts));
@@ -44,6 +58,9 @@ impl Purse {
 
     /// The server sends a datagram there.
     pub(super) fn send(&mut self, datagram: &[u8]) -> Result<(), Overdrawn> {
+        if Signal::is_one(datagram) {
+            self.send_signal(datagram)?;
+        }
         if self.proved {
             return Ok(());
         }
@@ -56,6 +73,18 @@ impl Purse {
         }
         let Purse { heard, sent, .. } = *self;
         if sent > UNPROVED_FACTOR * heard {
+            return Err(Overdrawn { heard, sent });
+        }
+        Ok(())
+    }
+
+    fn send_signal(&mut self, datagram: &[u8]) -> Result<(), Overdrawn> {
+        self.signals_sent += datagram.len();
+        let signal = Signal::parse(datagram).ok();
+        let challenge = signal.filter(|signal| signal.kind == SignalKind::Challenge);
+        self.cookies.extend(challenge.map(|signal| signal.cookie));
+        let (heard, sent) = (self.signals_heard, self.signals_sent);
+        if sent > heard {
             return Err(Overdrawn { heard, sent });
         }
         Ok(())
@@ -119,6 +148,30 @@ impl Places {
         let addr = SocketAddr::from(([a, b, c, d], port));
         self.strangers.push((addr, Purse::default()));
         addr
+    }
+
+    /// Where a stranger of this network is, if there is one.
+    pub(super) fn strangers_of(&self, network: [u8; 4]) -> Option<SocketAddr> {
+        let mut all = self.strangers.iter().map(|(addr, _)| *addr);
+        all.find(|addr| addr.ip() == std::net::IpAddr::from(network))
+    }
+
+    /// Another address at which a device has had this conversation.
+    pub(super) fn earlier(
+        &self,
+        device: usize,
+        conn: Conn,
+        now_at: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let mut homes = self.homes.iter().enumerate();
+        let index = homes.find_map(|(index, home)| {
+            let own = home.device == device && home.conn == conn;
+            (own && nth_port(FIRST_PORT, index) != now_at.port()).then_some(index)
+        })?;
+        Some(SocketAddr::from((
+            [10, 0, 1, 1],
+            nth_port(FIRST_PORT, index),
+        )))
     }
 
     /// The addresses of strangers.

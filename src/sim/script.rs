@@ -11,6 +11,7 @@ use super::fault::Fault;
 use super::network::Author;
 use super::oracle::{Conn, Violation};
 use super::path::Path;
+use super::signals::Signals;
 use super::trouble::OUTAGE_GAP;
 use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
 use crate::client::{Client, ClientConfig, ClientEvent, ClientState};
@@ -337,6 +338,7 @@ impl World {
             harmed: false,
             forged_at: None,
             ended: false,
+            signals: Signals::default(),
             said: Vec::new(),
             told: 0,
             loaded: 0,
@@ -385,6 +387,7 @@ impl World {
         device.harmed = false;
         device.forged_at = None;
         device.ended = false;
+        device.signals = Signals::default();
         device.said.clear();
         device.told = 0;
         device.loaded = 0;
@@ -718,13 +721,14 @@ impl World {
         // As long as it took nothing, the frames had to wait in the log, and they come now.
         let paused = own.pause.map_or(Time::ZERO, |pause| pause.end);
         let owed = self.oracle.frame_owed_since(own.conn, self.now);
+        let follows = self.is_followed(device);
         let waits = [
             owed.map(|since| since.max(paused)),
             self.oracle.input_waits_since(own.conn),
             own.up.waits_since(),
             own.down.waits_since(),
             // Its proof is what is under way.
-            (!self.is_seated(device)).then_some(own.opened_at),
+            (!self.is_seated(device) && !follows).then_some(own.opened_at),
         ];
         let stuck = waits
             .into_iter()
@@ -734,7 +738,9 @@ impl World {
         let displaced = self.is_displaced(device);
         // From where it is now nobody has let it in; a forger has hit; its session has ended.
         let astray = own.moved && !self.is_seated(device);
-        out || stuck || silent || displaced || astray || own.harmed || own.ended
+        // These a client of v2 finds out by itself.
+        let lost = !follows && (silent || astray || own.ended);
+        out || stuck || displaced || lost || own.harmed
     }
 
     /// Whether a client was told that its match is over while another one runs in its room.

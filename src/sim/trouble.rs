@@ -157,21 +157,34 @@ impl World {
         }
     }
 
-    /// The address of a client changes, and the client does not notice: what is on its way to
-    /// the old one is lost, and nobody knows the new one. After a while its player connects
-    /// again.
+    /// The address of a client changes: what is on its way to the old one is lost, and nobody knows
+    /// the new one. In v2 its session must follow; else its player connects again after a while.
     fn change_address(&mut self, device: usize) -> Result<(), Violation> {
-        if !self.happens(Fault::AddressChange) {
+        let follows = self.is_followed(device);
+        let kind = if follows {
+            Fault::AddressMove
+        } else {
+            Fault::AddressChange
+        };
+        if !self.happens(kind) {
             return Ok(());
         }
-        let conn = self.devices[device].conn;
-        let addr = self.places.settle(device, conn);
+        let Device { conn, addr, .. } = self.devices[device];
+        let back = self.places.earlier(device, conn, addr);
+        let back = back.filter(|_| follows && self.rng.per_mille(300));
+        let addr = back.unwrap_or_else(|| self.places.settle(device, conn));
         let own = &mut self.devices[device];
         let before = std::mem::replace(&mut own.addr, addr);
         own.moved = true;
         self.note(format!("the client at {before} is at {addr} now"));
-        let notices = self.rng.millis(100..=10_000);
-        self.after(notices, Act::Return(device, conn));
+        if follows {
+            if self.rng.per_mille(400) {
+                self.devices[device].client.address_changed();
+            }
+        } else {
+            let notices = self.rng.millis(100..=10_000);
+            self.after(notices, Act::Return(device, conn));
+        }
         self.device_turn(device)
     }
 

@@ -18,6 +18,7 @@ use super::path::Path;
 use super::places::{Overdrawn, Places};
 use super::rng::Rng;
 use super::script::{Act, Player, RoomPlan};
+use super::signals::Signals;
 use super::trace::{Trace, Watcher};
 use super::trouble::{PAUSE_MAX, Pause};
 use crate::client::{Client, ClientEvent};
@@ -30,6 +31,7 @@ use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::transmit::Transmits;
 use crate::engine::view::RoomSpec;
+use crate::engine::wire::signal::Signal;
 
 /// Time after the heal within which everybody must be at the head (the contract of the
 /// simulator).
@@ -203,6 +205,8 @@ pub(super) struct Device {
     pub(super) forged_at: Option<Time>,
     /// The session that held its seat has ended.
     pub(super) ended: bool,
+    /// What it and the server have said by signals in the conversation.
+    pub(super) signals: Signals,
     /// Some of the datagrams of the conversation, and how many there were.
     pub(super) said: Vec<Vec<u8>>,
     pub(super) told: usize,
@@ -334,6 +338,8 @@ impl World {
         let secrets = Secrets {
             hash_key: (rng.bits64(), rng.bits64()),
             clock_key: (rng.bits64(), rng.bits64()),
+            // Nobody in a world can guess it, and no world is another because of it.
+            pass_key: [5; 32],
             first_match: rng.bits64(),
         };
         let unix_us = rng.within(0..=4_000_000_000_000_000);
@@ -508,6 +514,9 @@ impl World {
         let moment = (self.now, self.step);
         self.trace
             .delivered(moment, (arrival.from, arrival.to), &arrival.bytes);
+        if arrival.author != Author::Sender {
+            self.count(Fault::ForgedAnswer);
+        }
         let device = &mut self.devices[device];
         device.up.heard(device.client.conv().0, &arrival.bytes);
         device.client.handle_datagram(self.now, &mut arrival.bytes);
@@ -614,7 +623,14 @@ impl World {
     /// Notes what the server is about to hear.
     fn overhear(&mut self, arrival: &Arrival) {
         self.places.purse(arrival.from).hear(&arrival.bytes);
-        let Some((device, conn)) = self.places.owner(arrival.from) else {
+        let owner = self.places.owner(arrival.from);
+        if Signal::is_one(&arrival.bytes) {
+            if arrival.author != Author::Sender {
+                self.count(Fault::ForgedSignal);
+            }
+            return;
+        }
+        let Some((device, conn)) = owner else {
             return self.count(Fault::Flood);
         };
         let own = &mut self.devices[device];
@@ -726,7 +742,11 @@ impl World {
             if let Err(Overdrawn { heard, sent }) = self.places.purse(to).send(bytes) {
                 return Err(Violation::Amplified { to, heard, sent });
             }
-            if let Some(device) = self.resident(to) {
+            self.look_at_answer(to, bytes)?;
+            // Also what goes to where a client was in this conversation.
+            if let Some((device, conn)) = self.places.owner(to)
+                && self.devices[device].conn == conn
+            {
                 let own = &mut self.devices[device];
                 own.down.sent(self.now, own.client.conv().0, bytes);
             }
@@ -745,6 +765,7 @@ impl World {
             own.up.sent(self.now, own.client.conv().0, &bytes);
             let way = (own.addr, self.server_addr);
             self.give_to_network(way, Author::Sender, &bytes);
+            self.spy_on(device, &bytes);
             self.devices[device].remember(bytes);
         }
     }
@@ -752,6 +773,11 @@ impl World {
     /// Somebody sends the server a datagram in the name of an address.
     pub(super) fn inject(&mut self, from: SocketAddr, author: Author, bytes: &[u8]) {
         self.give_to_network((from, self.server_addr), author, bytes);
+    }
+
+    /// The same to a client, in the name of the server.
+    pub(super) fn inject_down(&mut self, to: SocketAddr, author: Author, bytes: &[u8]) {
+        self.give_to_network((self.server_addr, to), author, bytes);
     }
 
     fn give_to_network(&mut self, way: (SocketAddr, SocketAddr), author: Author, bytes: &[u8]) {
@@ -801,6 +827,9 @@ impl World {
                 Event::RoomFailed { .. } | Event::SessionFailed { .. } => {
                     unreachable!("the simulator lets panics through");
                 }
+                Event::SessionMoved {
+                    from, to, player, ..
+                } => self.session_moved((from, to), player)?,
                 Event::RoomCreated { .. } | Event::Refused { .. } => {}
             }
         }
@@ -848,6 +877,9 @@ impl World {
             return Err(Violation::Unproved { addr, player });
         }
         self.players[index].seated = Some((addr, self.now));
+        if self.devices[device].conn == conn {
+            self.devices[device].signals.seated = true;
+        }
         self.oracle.seated(conn);
         Ok(())
     }
@@ -911,7 +943,9 @@ impl World {
     pub(super) fn is_displaced(&self, device: usize) -> bool {
         let own = &self.devices[device];
         let seated = self.players[own.player].seated;
-        seated.is_some_and(|(other, at)| other != own.addr && at >= own.opened_at)
+        let follows = self.is_followed(device);
+        let mine = |other| follows && self.places.owner(other) == Some((device, own.conn));
+        seated.is_some_and(|(other, at)| other != own.addr && at >= own.opened_at && !mine(other))
     }
 
     // --- The clients ----------------------------------------------------------------------
@@ -952,6 +986,12 @@ impl World {
                 heard?;
             }
             self.react(index, &event);
+            if event == ClientEvent::Reset {
+                self.was_reset(index)?;
+                if self.is_current(index) && !self.devices[index].harmed {
+                    self.reconnect(index, false)?;
+                }
+            }
         }
         Ok(())
     }

@@ -136,6 +136,7 @@ pub(crate) fn secrets() -> Secrets {
     Secrets {
         hash_key: (1, 2),
         clock_key: (3, 4),
+        pass_key: [5; 32],
         first_match: 1000,
     }
 }

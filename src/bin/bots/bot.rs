@@ -251,6 +251,10 @@ impl Bot {
                     self.stage = Stage::Left;
                 }
                 ClientEvent::Closed => self.closed(world),
+                ClientEvent::Reset | ClientEvent::Replaced => {
+                    self.problem(world, "sessions lost", &format!("{event:?}"));
+                    self.stage = Stage::Left;
+                }
                 ClientEvent::Fault(fault) => {
                     let kind = match fault {
                         ClientFault::FrameWentBack { .. } => kind::DUPLICATE,

@@ -75,6 +75,20 @@ impl Line {
         &mut self.socket
     }
 
+    /// From now on the client speaks from another port, and what is under way to the old one is
+    /// lost, unless the weather has it already. `watch` is given the new socket.
+    ///
+    /// # Errors
+    /// If the system gives no socket, or it cannot be watched.
+    pub(crate) fn rebind(
+        &mut self,
+        watch: impl FnOnce(&mut UdpSocket) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.socket = socket_to(self.socket.peer_addr()?)?;
+        self.readable = false;
+        watch(&mut self.socket)
+    }
+
     /// The socket holds datagrams.
     pub(crate) fn is_readable(&mut self) {
         self.readable = true;

@@ -379,6 +379,9 @@ impl Player {
                             the server long enough?";
                 self.ended = Some(text.to_owned());
             }
+            ClientEvent::Reset | ClientEvent::Replaced => {
+                self.ended = Some(format!("the session is lost: {event:?}"));
+            }
             ClientEvent::Fault(fault) => {
                 self.problem("faults of the server", &format!("{fault:?}"), shared);
             }

@@ -7,6 +7,7 @@
 use super::frame::Command;
 use super::packet::{self, Packet};
 use super::pb::{self, Id};
+use super::signal::{Pass, SessionId, SessionSecret};
 use crate::engine::drops::Drop;
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId};
 
@@ -98,6 +99,8 @@ pub struct Welcome {
     pub hz: u32,
     /// Frames sealed so far.
     pub head: FrameId,
+    /// By what the session goes on at another address; none from a server that cannot do it.
+    pub pass: Option<Pass>,
 }
 
 /// What a client says.
@@ -321,6 +324,8 @@ impl<'a> Downlink<'a> {
                     match_id: Some(welcome.match_id.0),
                     hz: Some(welcome.hz),
                     head: Some(welcome.head),
+                    session: welcome.pass.map(|pass| pass.session.0),
+                    secret: welcome.pass.map(|pass| pass.secret.to_bytes().to_vec()),
                     history: Some(welcome.history),
                 };
                 write(out, Id::MsgConnect, &message);
@@ -380,6 +385,7 @@ impl<'a> Downlink<'a> {
                             history: message.history(),
                             hz: message.hz(),
                             head: message.head(),
+                            pass: pass_in(&message),
                         })
                     }
                     _ => Downlink::Connect(message.error_code().into()),
@@ -447,6 +453,15 @@ pub fn may_begin_conversation(data: &[u8], body_max: usize) -> bool {
 pub fn may_begin_connect(data: &[u8], body_max: usize) -> bool {
     let id = data.get(2).map(|id| Id::try_from(i32::from(*id)));
     may_begin_conversation(data, body_max) && matches!(id, None | Some(Ok(Id::MsgConnect)))
+}
+
+/// The pass that an answer to a Connect brings, if it is one.
+fn pass_in(message: &pb::S2cConnectMsg) -> Option<Pass> {
+    let secret = message.secret.as_deref()?.try_into().ok()?;
+    Some(Pass {
+        session: SessionId(message.session?),
+        secret: SessionSecret::from_bytes(secret),
+    })
 }
 
 fn decode<M: prost::Message + Default>(body: &[u8]) -> Result<M, Drop> {

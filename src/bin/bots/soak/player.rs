@@ -41,20 +41,23 @@ enum Mishap {
     Reconnect,
     /// Its process is stuck for a while.
     Stuck,
+    /// Its address changes, and its session must follow.
+    Move,
     /// It asks for all frames again.
     Again,
     /// It crashes for good.
     Gone,
 }
 
-/// How often each happens, in parts of 16.
-const MISHAPS: [(usize, Mishap); 8] = [
+/// How often each happens, in parts of 18.
+const MISHAPS: [(usize, Mishap); 9] = [
     (3, crash(false, false)),
     (2, crash(false, true)),
     (2, crash(true, false)),
     (2, crash(true, true)),
     (2, Mishap::Reconnect),
     (2, Mishap::Stuck),
+    (2, Mishap::Move),
     (2, Mishap::Again),
     (1, Mishap::Gone),
 ];
@@ -91,6 +94,8 @@ pub(crate) struct Player {
     random: SplitMix,
     /// `None` before it comes, and while it moves to another port.
     line: Option<Line>,
+    /// The token of its socket.
+    number: usize,
     stage: Stage,
     /// The present client has seen the match start.
     has_started: bool,
@@ -119,6 +124,7 @@ impl Player {
             is_first,
             random,
             line: None,
+            number: 0,
             stage: Stage::Away {
                 until: begins,
                 conv: None,
@@ -213,6 +219,7 @@ impl Player {
         let plan = shared.plan;
         let mut line = Line::new(plan.server, client, plan.weather, &mut self.random)?;
         let token = Token(number);
+        self.number = number;
         shared
             .registry
             .register(line.socket(), token, Interest::READABLE)?;
@@ -264,7 +271,7 @@ impl Player {
         let heard = line.hear(now);
         line.client.handle_timeout(now);
         self.check_socket(heard, shared);
-        self.read_events(shared);
+        self.read_events(now, shared);
         self.act(now, shared);
         if let Some(line) = &mut self.line {
             let spoken = line.speak(now, &mut shared.batch);
@@ -285,7 +292,7 @@ impl Player {
         }
     }
 
-    fn read_events(&mut self, shared: &mut Shared<'_>) {
+    fn read_events(&mut self, now: Time, shared: &mut Shared<'_>) {
         while let Some(event) = self.line.as_mut().and_then(|line| line.client.poll_event()) {
             let is_ending = shared.rooms[self.room].is_ending;
             match event {
@@ -299,6 +306,7 @@ impl Player {
                     }
                     shared.tally.streams += 1;
                 }
+                ClientEvent::Reset => self.reconnect(now, shared),
                 ClientEvent::Refused(_) if is_ending => self.stage = Stage::Left,
                 ClientEvent::Refused(code) => {
                     self.fail(shared, "refused", &format!("{code:?}"));
@@ -317,7 +325,9 @@ impl Player {
                 | ClientEvent::Ready
                 | ClientEvent::ResultAcknowledged
                 | ClientEvent::Echo(_)
-                | ClientEvent::HeartbeatAnswered => {}
+                | ClientEvent::HeartbeatAnswered
+                // Its other client has been let in: it goes, or it is stuck and goes later.
+                | ClientEvent::Replaced => {}
             }
         }
     }
@@ -476,6 +486,7 @@ impl Player {
                     line.client.ready();
                 }
             }
+            Mishap::Move => self.change_port(shared),
             Mishap::Stuck => {
                 let until = now + self.random.duration(Duration::ZERO..=shared.plan.away_max);
                 self.stage = Stage::Stuck { until };
@@ -486,6 +497,23 @@ impl Player {
                 same_conv,
             } => self.crash(now, same_port, same_conv, shared),
         }
+    }
+
+    /// The client goes on from another port. Every other one is told, the others find out.
+    fn change_port(&mut self, shared: &mut Shared<'_>) {
+        let Some(line) = self.line.as_mut().filter(|_| self.has_started) else {
+            return;
+        };
+        let token = Token(self.number);
+        let bound = line.rebind(|socket| {
+            let registry = &shared.registry;
+            registry.register(socket, token, Interest::READABLE)
+        });
+        if self.random.below(2) == 0 {
+            line.client.address_changed();
+        }
+        shared.tally.moves += 1;
+        self.check_socket(bound, shared);
     }
 
     fn crash(&mut self, now: Time, same_port: bool, same_conv: bool, shared: &mut Shared<'_>) {

@@ -191,8 +191,8 @@ impl fmt::Display for SoakReport {
         )?;
         writeln!(
             f,
-            "players           {}, {} clients, {} crashes, {} never heard of again",
-            t.players, t.clients, t.crashes, t.gone
+            "players           {}, {} clients, {} crashes, {} moves, {} never heard of again",
+            t.players, t.clients, t.crashes, t.moves, t.gone
         )?;
         writeln!(
             f,

@@ -47,6 +47,8 @@ pub(crate) struct Tally {
     pub(crate) crashes: u64,
     /// Clients that crashed for good in the middle of a match.
     pub(crate) gone: u64,
+    /// Clients whose address changed in the middle of a match.
+    pub(crate) moves: u64,
     /// Times that clients were told of a start, and frames began or went on.
     pub(crate) streams: u64,
     /// Frames that clients delivered.

@@ -665,6 +665,7 @@ mod tests {
                 x: *x,
                 y: *y,
             },
+            data: Vec::new(),
         };
         let inputs = steps.iter().map(input).collect();
         Frame { id, inputs }
@@ -707,6 +708,7 @@ mod tests {
             hz: Some(120),
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         thread::spawn(move || {

@@ -204,6 +204,7 @@ impl World {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(now, spec).expect("it is legal");
@@ -355,6 +356,7 @@ pub fn packets(bytes: &[u8]) {
         if let Ok(Downlink::Frames(body)) = Downlink::decode(packet) {
             let _ = decode_frames(body);
         }
+        let _ = Uplink::decode_of(Version::V1, packet);
     }
 }
 

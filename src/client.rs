@@ -112,13 +112,13 @@ use crate::engine::id::{Conv, FrameId, MatchId, Percent, PlayerId, RoomId};
 use crate::engine::link::Link;
 use crate::engine::time::Time;
 use crate::engine::transmit::{Sink, Transmits};
-use crate::engine::wire::frame::{Command, Frame, decode_frames};
+use crate::engine::wire::frame::{Command, Frame, Input, decode_frames};
 use crate::engine::wire::message::{ConnectCode, Downlink, Follows, Held, Uplink, Version};
 use crate::engine::wire::packet::{self, Packet, PacketReader};
 use crate::engine::wire::segment::Datagram;
 use crate::limits::{
     BACKLOG_MAX, CLIENT_EVENTS_MAX, DATAGRAM_MAX, DOWNLINK_BODY_MAX, DROPPABLE_BACKLOG_MAX,
-    FRAMES_PER_MESSAGE_MAX, FRAMES_RANGE, UPLINK_BODY_MAX,
+    FRAMES_PER_MESSAGE_MAX, FRAMES_RANGE, INPUT_DATA_RANGE, INPUTS_PER_PACKET_MAX, UPLINK_BODY_MAX,
 };
 
 /// Time between two heartbeats unless the configuration says otherwise, as the Unity client
@@ -127,6 +127,9 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 
 /// Bytes of the largest message a server may send: one packet.
 const MESSAGE_MAX: usize = DOWNLINK_BODY_MAX + packet::HEADER;
+
+/// Bytes of the largest packet that a client may send.
+const PACKET_MAX: usize = UPLINK_BODY_MAX + packet::HEADER;
 
 /// Who connects, to which room, and how.
 #[derive(Clone, Debug)]
@@ -311,6 +314,8 @@ pub struct Client {
     seed: Option<i32>,
     /// The match of this conversation, in v2.
     match_id: Option<MatchId>,
+    /// Bytes of data that an input may have.
+    input_bytes_max: u32,
     /// What the conversations before have brought of a match.
     held: Option<Held>,
     /// The lowest id that the next frame of the wire may have, `None` before the Start.
@@ -349,6 +354,7 @@ impl Client {
             others: Vec::new(),
             seed: None,
             match_id: None,
+            input_bytes_max: 0,
             held: None,
             frame_expected: None,
             events: VecDeque::new(),
@@ -401,6 +407,11 @@ impl Client {
     /// The id of the next frame that [`Client::poll_event`] delivers.
     pub fn next_frame(&self) -> FrameId {
         self.next_frame
+    }
+
+    /// Bytes of data that an input may have in this room; 0 if it may have none, as in v1.
+    pub fn input_bytes_max(&self) -> u32 {
+        self.input_bytes_max
     }
 
     /// The smoothed round trip, `None` before the first acknowledgement.
@@ -557,6 +568,30 @@ impl Client {
         self.state == ClientState::Playing && self.say(&Uplink::Input(command))
     }
 
+    /// The same with bytes beside it, for what the three numbers do not hold. It is refused if they
+    /// are more than [`Client::input_bytes_max`].
+    pub fn input_with(&mut self, command: Command, data: &[u8]) -> bool {
+        let data = data.to_vec();
+        let input = Input { command, data };
+        self.may_input(&input) && self.say(&Uplink::Opaque(input))
+    }
+
+    /// Several inputs in one packet: they arrive together, in this order, and cost less. All or none
+    /// are sent. It takes v2; 64 inputs and 1024 bytes are the most.
+    pub fn inputs(&mut self, inputs: &[Input]) -> bool {
+        let message = Uplink::Inputs(inputs.to_vec());
+        let sane = (1..=INPUTS_PER_PACKET_MAX).contains(&inputs.len())
+            && inputs.iter().all(|input| self.may_input(input));
+        sane && self.match_id.is_some()
+            && encoded(&message).len() <= PACKET_MAX
+            && self.say(&message)
+    }
+
+    fn may_input(&self, input: &Input) -> bool {
+        let fits = u32::try_from(input.data.len()).is_ok_and(|len| len <= self.input_bytes_max);
+        self.state == ClientState::Playing && fits
+    }
+
     /// Tells who has won, by this player's account. It makes sense while the match runs.
     pub fn result(&mut self, winner: u64) -> bool {
         self.state == ClientState::Playing && self.say(&Uplink::Result { winner })
@@ -578,9 +613,7 @@ impl Client {
         if self.link.backlog() >= BACKLOG_MAX {
             return false;
         }
-        let mut bytes = Vec::with_capacity(64);
-        message.encode(&mut bytes);
-        self.link.send(&bytes);
+        self.link.send(&encoded(message));
         true
     }
 
@@ -600,6 +633,7 @@ impl Client {
             self.held = Some(Held { match_id, next });
         }
         self.match_id = None;
+        self.input_bytes_max = 0;
         self.frame_expected = None;
         self.heard_at = now;
         self.heartbeat_at = self.config.heartbeat_every.map(|every| now + every);
@@ -615,12 +649,12 @@ impl Client {
             token: self.config.token.clone(),
             version: self.config.version,
         };
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::new();
         // A token that no packet holds gets the answer that it would get from a server.
         if self.config.token.len() < UPLINK_BODY_MAX {
-            message.encode(&mut bytes);
+            bytes = encoded(&message);
         }
-        if bytes.is_empty() || bytes.len() > UPLINK_BODY_MAX + packet::HEADER {
+        if bytes.is_empty() || bytes.len() > PACKET_MAX {
             self.refused(ConnectCode::Token);
             return false;
         }
@@ -692,6 +726,8 @@ impl Client {
             Downlink::Connect(code) => self.refused(code),
             Downlink::Welcome(welcome) => {
                 self.match_id = Some(welcome.match_id);
+                // No server of this contract says more, and no packet takes it.
+                self.input_bytes_max = welcome.input_bytes_max.min(*INPUT_DATA_RANGE.end());
                 self.held = self.held.filter(|held| held.match_id == welcome.match_id);
                 self.connected();
             }
@@ -809,6 +845,13 @@ impl Client {
     }
 }
 
+/// A message as a packet.
+fn encoded(message: &Uplink<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    message.encode(&mut bytes);
+    bytes
+}
+
 /// The first state in which a message may come.
 fn earliest(message: &Downlink<'_>) -> ClientState {
     match message {
@@ -829,7 +872,7 @@ mod tests {
     use super::*;
     use crate::engine::id::Seat;
     use crate::engine::wire::frame::{FrameInput, encode_frame, encode_input};
-    use crate::engine::wire::message::may_begin_connect;
+    use crate::engine::wire::message::{Welcome, may_begin_connect};
     use crate::engine::wire::segment::Segments;
 
     /// A client, and a server that says what the test wants it to.
@@ -976,7 +1019,8 @@ mod tests {
         for (id, count) in frames {
             let mut inputs = Vec::new();
             for x in 0..*count {
-                encode_input(&mut inputs, PlayerId(4), Seat::from_index(0), command(x));
+                let (player, seat) = (PlayerId(4), Seat::from_index(0));
+                encode_input(&mut inputs, player, seat, command(x), &[]);
             }
             encode_frame(&mut body, *id, &inputs);
         }
@@ -988,6 +1032,7 @@ mod tests {
             player: PlayerId(4),
             seat: 1,
             command: command(x),
+            data: Vec::new(),
         };
         let inputs = (0..count).map(input).collect();
         ClientEvent::Frame(Frame { id, inputs })
@@ -1163,6 +1208,47 @@ mod tests {
         );
         events.drain(..2);
         assert_eq!(events[4..], [frame(0, 1), frame(1, 0), frame(2, 0)]);
+    }
+
+    /// A match of v2 that has started.
+    fn started_in_v2() -> Match {
+        let mut all = Match::new();
+        all.client.join();
+        all.client.ready();
+        all.up();
+        all.tell(&Downlink::Welcome(Welcome {
+            match_id: MatchId(5),
+            hz: 30,
+            head: 100,
+            input_bytes_max: u32::MAX,
+        }));
+        all.up();
+        all.tell(&joined());
+        all.up();
+        let follows = Some(Follows { next: 0, head: 100 });
+        all.tell(&Downlink::Start {
+            unix_seconds: 5,
+            follows,
+        });
+        all.events();
+        all
+    }
+
+    #[test]
+    fn what_v1_has_not_is_not_sent_in_v1() {
+        let mut all = Match::started();
+        all.up();
+        let input = |data: &[u8]| Input {
+            command: command(1),
+            data: data.to_vec(),
+        };
+        assert!(!all.client.inputs(&[input(&[])]));
+        assert!(!all.client.input_with(command(1), &[1]));
+        assert!(all.client.input_with(command(1), &[]));
+        assert_eq!(all.up(), [said(&Uplink::Input(command(1)))]);
+        // What no server of the contract says is not believed.
+        let all = started_in_v2();
+        assert_eq!(all.client.input_bytes_max(), *INPUT_DATA_RANGE.end());
     }
 
     #[test]

@@ -186,6 +186,7 @@ fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
             broadcast_every: source.given(&BROADCAST_EVERY)?.count()?,
             ready_timeout: source.given(&READY_TIMEOUT)?.seconds()?,
             max_frames: source.given(&MAX_FRAMES)?.count()?,
+            input_bytes_max: source.given(&INPUT_BYTES)?.count()?,
             room_timeout: source.given(&ROOM_TIMEOUT)?.seconds()?,
             reconnect_grace: source.given(&RECONNECT_GRACE)?.seconds()?,
             idle_timeout: source.given(&IDLE_TIMEOUT)?.seconds()?,
@@ -381,6 +382,17 @@ static MAX_FRAMES: Setting = Setting {
     help: "Frames after which a match is over",
 };
 
+static INPUT_BYTES: Setting = Setting {
+    name: "input-bytes",
+    heading: MATCH,
+    default: "256",
+    kind: Kind::Count {
+        unit: "bytes",
+        range: limits::INPUT_DATA_RANGE,
+    },
+    help: "Bytes of its own that a game may put beside each input; 0 for none",
+};
+
 static ROOM_TIMEOUT: Setting = Setting {
     name: "room-timeout",
     heading: MATCH,
@@ -454,7 +466,7 @@ static LOG: Setting = Setting {
 };
 
 /// All of them, in the order of the help.
-static ALL: [&Setting; 20] = [
+static ALL: [&Setting; 21] = [
     &UDP,
     &WEB,
     &AUTH,
@@ -468,6 +480,7 @@ static ALL: [&Setting; 20] = [
     &BROADCAST_EVERY,
     &READY_TIMEOUT,
     &MAX_FRAMES,
+    &INPUT_BYTES,
     &ROOM_TIMEOUT,
     &RECONNECT_GRACE,
     &IDLE_TIMEOUT,
@@ -994,6 +1007,7 @@ mod tests {
             ("broadcast-every", "4"),
             ("ready-timeout", "5"),
             ("max-frames", "6"),
+            ("input-bytes", "13"),
             ("room-timeout", "7"),
             ("reconnect-grace", "8"),
             ("idle-timeout", "9"),
@@ -1012,6 +1026,7 @@ mod tests {
                 broadcast_every: 4,
                 ready_timeout: Duration::from_secs(5),
                 max_frames: 6,
+                input_bytes_max: 13,
                 room_timeout: Duration::from_secs(7),
                 reconnect_grace: Duration::from_secs(8),
                 idle_timeout: Duration::from_secs(9),

@@ -41,9 +41,28 @@ pub const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Inputs of one seat that wait for a later frame; what is over is dropped and counted.
 pub const INPUTS_WAITING_PER_SEAT_MAX: usize = 256;
 
-/// Bytes of one encoded input inside a frame at the most: five fields of one tag byte and a
-/// varint of up to ten bytes, and the tag and length of the message around them.
+/// Bytes of one encoded input inside a frame at the most, without its data: five fields of one tag
+/// byte and a varint of up to ten bytes, and the tag and length of the message around them.
 pub const INPUT_BYTES_MAX: usize = 5 * 11 + 2;
+
+/// Bytes of data that a room may allow beside an input: what an uplink body leaves, alone or among
+/// several inputs. 0 allows none.
+pub const INPUT_DATA_RANGE: RangeInclusive<u32> = 0..=960;
+
+/// Bytes around the data of an input, in a frame and in a packet: a tag of two bytes and a length of
+/// two, and one more in the length of the message around them.
+pub const INPUT_DATA_OVERHEAD: usize = 5;
+
+/// Bytes of data of one seat in one frame; what is over goes into the next frame. One seat must not
+/// fill the frames, and with them the memory of the match: 16 seats at this bound do.
+pub const INPUT_DATA_PER_SEAT_AND_FRAME_MAX: usize = 1024;
+
+/// Bytes of data of one seat that wait for a later frame: eight frames' worth. An input that is
+/// over is dropped and counted.
+pub const INPUT_DATA_WAITING_PER_SEAT_MAX: usize = 8 * INPUT_DATA_PER_SEAT_AND_FRAME_MAX;
+
+/// Inputs in one packet: as many as a frame takes of a seat.
+pub const INPUTS_PER_PACKET_MAX: usize = INPUTS_PER_SEAT_AND_FRAME_MAX;
 
 // --- KCP ----------------------------------------------------------------------------------
 
@@ -178,7 +197,7 @@ pub const HZ_RANGE: RangeInclusive<u32> = 1..=240;
 pub const BROADCAST_EVERY_RANGE: RangeInclusive<u32> = 1..=240;
 
 /// Frames that a match may last. The frame log of a match stays in memory: about
-/// 60 bytes for each frame with two inputs.
+/// 60 bytes for each frame with two inputs, and the data beside them.
 pub const FRAMES_RANGE: RangeInclusive<u32> = 1..=1_000_000;
 
 /// Players in one room, as an upper bound of the setting.
@@ -429,8 +448,13 @@ const _: () = assert!(
 );
 // KCP raises a receive window under 128 to 128.
 const _: () = assert!(RECEIVE_WINDOW >= 128);
-// A frame has room for one input of each bound.
-const _: () = assert!(INPUT_BYTES_MAX < FRAME_BYTES_MAX);
+// A frame has room for one input of each bound, and its seat for one of the most data.
+const INPUT_DATA_MAX: usize = *INPUT_DATA_RANGE.end() as usize;
+const _: () =
+    assert!(INPUT_BYTES_MAX + INPUT_DATA_OVERHEAD + INPUT_DATA_MAX + 16 < FRAME_BYTES_MAX);
+const _: () = assert!(INPUT_DATA_MAX <= INPUT_DATA_PER_SEAT_AND_FRAME_MAX);
+// It fits a packet of several, with three operands and a frame of up to 11 bytes each.
+const _: () = assert!(INPUT_DATA_MAX + INPUT_DATA_OVERHEAD + 4 * 11 + 3 <= UPLINK_BODY_MAX);
 // A session that ends of silence was probed before.
 const _: () = assert!(
     QUIET_AFTER.as_millis() + IDLE_TIMEOUT_RANGE.start().as_millis() / 4

@@ -193,7 +193,8 @@ fn frames_carry_every_field_also_those_that_are_0() {
         Command { sid: 0, x: 0, y: 0 },
         Command { sid: 2, x: 3, y: 4 },
     ] {
-        log.add_input(Seat::from_index(0), player, command).unwrap();
+        log.add_input(Seat::from_index(0), player, command, &[])
+            .unwrap();
     }
     for _ in 0..3 {
         log.seal();

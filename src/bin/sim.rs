@@ -277,6 +277,7 @@ struct Totals {
     lasted: Duration,
     conversations: u64,
     resumed: u64,
+    data_bytes: u64,
     network: Tally,
     faults: Happened,
     server: Counters,
@@ -291,6 +292,7 @@ impl Totals {
         self.lasted += report.lasted;
         self.conversations += report.conversations;
         self.resumed += report.resumed;
+        self.data_bytes += report.data_bytes;
         self.network.sent += report.network.sent;
         self.network.lost += report.network.lost;
         self.network.cut += report.network.cut;
@@ -324,6 +326,7 @@ impl fmt::Display for Totals {
             self.conversations,
             self.resumed
         )?;
+        writeln!(f, "extras:   {} bytes beside inputs", self.data_bytes)?;
         writeln!(
             f,
             "matches:  {} created, {} started, {} frames, {} inputs, {} new epochs",

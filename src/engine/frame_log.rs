@@ -20,8 +20,8 @@ use super::drops::Drop;
 use super::id::{FrameId, PlayerId, Seat};
 use super::wire::frame::{self, Command};
 use crate::limits::{
-    FRAME_BYTES_MAX, FRAMES_PER_MESSAGE_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX,
-    INPUTS_WAITING_PER_SEAT_MAX,
+    FRAME_BYTES_MAX, FRAMES_PER_MESSAGE_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX,
+    INPUT_DATA_WAITING_PER_SEAT_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, INPUTS_WAITING_PER_SEAT_MAX,
 };
 
 /// The least by which the log grows, in bytes.
@@ -88,21 +88,24 @@ impl FrameLog {
         Cursor { frame, offset }
     }
 
-    /// Puts an input into the open frame, or, where that is full, among those that wait for
-    /// the next ones. The order of a seat's inputs is kept.
+    /// Puts an input and the data beside it into the open frame, or, where that is full, among
+    /// those that wait for the next ones. The order of a seat's inputs is kept.
     ///
     /// # Errors
-    /// [`Drop::InputsWaiting`] if too many of this seat wait already.
+    /// [`Drop::InputsWaiting`] if too many of this seat wait already, or too much data.
     pub fn add_input(
         &mut self,
         seat: Seat,
         player: PlayerId,
         command: Command,
+        data: &[u8],
     ) -> Result<(), Drop> {
+        debug_assert!(data.len() <= INPUT_DATA_PER_SEAT_AND_FRAME_MAX);
         self.open.add(Input {
             seat,
             player,
             command,
+            data,
         })
     }
 
@@ -194,10 +197,50 @@ fn read_varint(bytes: &mut &[u8]) -> u64 {
 
 /// One input on its way into a frame.
 #[derive(Clone, Copy, Debug)]
-struct Input {
+struct Input<'a> {
     seat: Seat,
     player: PlayerId,
     command: Command,
+    data: &'a [u8],
+}
+
+/// One that waits, with its data.
+#[derive(Debug)]
+struct Waiting {
+    seat: Seat,
+    player: PlayerId,
+    command: Command,
+    data: Box<[u8]>,
+}
+
+impl Waiting {
+    fn input(&self) -> Input<'_> {
+        Input {
+            seat: self.seat,
+            player: self.player,
+            command: self.command,
+            data: &self.data,
+        }
+    }
+}
+
+/// How much there is of one seat.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    inputs: usize,
+    data_bytes: usize,
+}
+
+impl Share {
+    /// Whether it has room for another input within these bounds.
+    fn has_room(&self, data: &[u8], inputs_max: usize, data_bytes_max: usize) -> bool {
+        self.inputs < inputs_max && self.data_bytes + data.len() <= data_bytes_max
+    }
+
+    fn add(&mut self, data: &[u8]) {
+        self.inputs += 1;
+        self.data_bytes += data.len();
+    }
 }
 
 /// The open frame, and the inputs for which it has no room.
@@ -205,72 +248,92 @@ struct Input {
 struct OpenFrame {
     /// Its inputs, as fields of FrameData.
     encoded: Vec<u8>,
-    /// Inputs of each seat in it.
-    counts: Vec<usize>,
+    /// What each seat has in it.
+    shares: Vec<Share>,
     /// Inputs for later frames, in the order of their arrival.
-    waiting: VecDeque<Input>,
-    /// Inputs of each seat among them.
-    waiting_counts: Vec<usize>,
+    waiting: VecDeque<Waiting>,
+    /// What each seat has among them.
+    waiting_shares: Vec<Share>,
 }
 
 impl OpenFrame {
     fn new(seats: usize) -> OpenFrame {
         OpenFrame {
-            counts: vec![0; seats],
-            waiting_counts: vec![0; seats],
+            shares: vec![Share::default(); seats],
+            waiting_shares: vec![Share::default(); seats],
             ..OpenFrame::default()
         }
     }
 
     fn count(&self) -> usize {
-        self.counts.iter().sum()
+        self.shares.iter().map(|share| share.inputs).sum()
     }
 
-    fn add(&mut self, input: Input) -> Result<(), Drop> {
-        let waiting = self.waiting_counts[input.seat.index()];
-        if waiting == 0 && self.try_encode(input) {
+    fn add(&mut self, input: Input<'_>) -> Result<(), Drop> {
+        let waiting = self.waiting_shares[input.seat.index()];
+        if waiting.inputs == 0 && self.try_encode(input) {
             return Ok(());
         }
-        if waiting == INPUTS_WAITING_PER_SEAT_MAX {
+        if !waiting.has_room(
+            input.data,
+            INPUTS_WAITING_PER_SEAT_MAX,
+            INPUT_DATA_WAITING_PER_SEAT_MAX,
+        ) {
             return Err(Drop::InputsWaiting);
         }
-        self.wait(input);
+        self.wait(Waiting {
+            seat: input.seat,
+            player: input.player,
+            command: input.command,
+            data: input.data.into(),
+        });
         Ok(())
     }
 
     /// Encodes the input into the frame unless a bound forbids it.
-    fn try_encode(&mut self, input: Input) -> bool {
-        let count = &mut self.counts[input.seat.index()];
-        if *count == INPUTS_PER_SEAT_AND_FRAME_MAX {
+    fn try_encode(&mut self, input: Input<'_>) -> bool {
+        let Input {
+            seat,
+            player,
+            command,
+            data,
+        } = input;
+        let share = &mut self.shares[seat.index()];
+        if !share.has_room(
+            data,
+            INPUTS_PER_SEAT_AND_FRAME_MAX,
+            INPUT_DATA_PER_SEAT_AND_FRAME_MAX,
+        ) {
             return false;
         }
         let before = self.encoded.len();
-        frame::encode_input(&mut self.encoded, input.player, input.seat, input.command);
+        frame::encode_input(&mut self.encoded, player, seat, command, data);
         if self.encoded.len() + frame::FRAME_OVERHEAD_MAX > FRAME_BYTES_MAX {
             self.encoded.truncate(before);
             return false;
         }
-        *count += 1;
+        share.add(data);
         true
     }
 
-    fn wait(&mut self, input: Input) {
-        self.waiting_counts[input.seat.index()] += 1;
+    fn wait(&mut self, input: Waiting) {
+        self.waiting_shares[input.seat.index()].add(&input.data);
         self.waiting.push_back(input);
     }
 
     /// Empties the frame, then lets waiting inputs in, as far as they fit.
     fn reopen(&mut self) {
         self.encoded.clear();
-        self.counts.fill(0);
+        self.shares.fill(Share::default());
         if self.waiting.is_empty() {
             return;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        self.waiting_counts.fill(0);
+        self.waiting_shares.fill(Share::default());
         for input in waiting {
             // One that stays behind keeps the later ones of its seat behind it.
-            if self.waiting_counts[input.seat.index()] > 0 || !self.try_encode(input) {
+            let behind = self.waiting_shares[input.seat.index()].inputs > 0;
+            if behind || !self.try_encode(input.input()) {
                 self.wait(input);
             }
         }
@@ -288,7 +351,7 @@ mod tests {
     fn press(log: &mut FrameLog, seat: usize, x: i32) {
         let player = PlayerId(100 + seat as u64);
         let command = Command { sid: 1, x, y: 0 };
-        log.add_input(Seat::from_index(seat), player, command)
+        log.add_input(Seat::from_index(seat), player, command, &[])
             .unwrap();
     }
 
@@ -417,7 +480,7 @@ mod tests {
                     x: -1 - x,
                     y: -1,
                 };
-                log.add_input(Seat::from_index(seat), player, command)
+                log.add_input(Seat::from_index(seat), player, command, &[])
                     .unwrap();
             }
         }
@@ -443,8 +506,45 @@ mod tests {
             press(&mut log, 0, i32::try_from(x).unwrap());
         }
         let command = Command::default();
-        let over = log.add_input(Seat::from_index(0), PlayerId(100), command);
+        let over = log.add_input(Seat::from_index(0), PlayerId(100), command, &[]);
         assert_eq!(over, Err(Drop::InputsWaiting));
         press(&mut log, 1, 0);
+    }
+
+    fn press_with(log: &mut FrameLog, x: i32, data: &[u8]) -> Result<(), Drop> {
+        let command = Command { sid: 1, x, y: 0 };
+        log.add_input(Seat::from_index(0), PlayerId(100), command, data)
+    }
+
+    #[test]
+    fn data_of_a_seat_beyond_its_frame_goes_into_the_next_ones_in_order() {
+        let mut log = FrameLog::new(1);
+        for x in 0..5 {
+            press_with(&mut log, x, &[7; 500]).unwrap();
+        }
+        // It has no data, but must not overtake those before it.
+        press_with(&mut log, 5, &[]).unwrap();
+        assert_eq!(
+            [log.seal(), log.seal(), log.seal(), log.seal()],
+            [2, 2, 2, 0]
+        );
+        let frames = decode_frames(log.encoded()).unwrap();
+        let inputs: Vec<_> = frames.iter().flat_map(|frame| &frame.inputs).collect();
+        assert!(inputs.iter().map(|input| input.command.x).eq(0..6));
+        let lens = inputs.iter().map(|input| input.data.len());
+        assert!(lens.eq([500, 500, 500, 500, 500, 0]));
+    }
+
+    #[test]
+    fn data_that_waits_is_bounded_per_seat() {
+        let mut log = FrameLog::new(1);
+        let data = [0; INPUT_DATA_PER_SEAT_AND_FRAME_MAX];
+        for x in 0..9 {
+            press_with(&mut log, x, &data).unwrap();
+        }
+        assert_eq!(press_with(&mut log, 9, &[1]), Err(Drop::InputsWaiting));
+        press_with(&mut log, 10, &[]).unwrap();
+        log.seal();
+        press_with(&mut log, 11, &data).unwrap();
     }
 }

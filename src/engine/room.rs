@@ -22,6 +22,7 @@ use super::outbox::{Effect, Outbox};
 use super::seat::{SeatState, Stage};
 use super::time::Time;
 use super::view::{OverReason, Phase, RoomView, SeatView};
+use super::wire::frame::Command;
 use super::wire::message::{Downlink, Follows, Uplink, Version, Welcome};
 use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
 
@@ -42,6 +43,8 @@ pub struct Rules {
     pub broadcast_every: u32,
     /// Frames after which the match is over.
     pub max_frames: u32,
+    /// Bytes of data that an input may have; 0 if it may have none.
+    pub input_bytes_max: u32,
     /// Time after the first seat joined at which the match starts without the others.
     pub ready_timeout: Duration,
     /// Age at which the room is over.
@@ -200,6 +203,7 @@ impl Room {
             match_id: self.match_id(),
             hz: self.rules.hz,
             head: self.broadcast_head,
+            input_bytes_max: self.rules.input_bytes_max,
         }
     }
 
@@ -236,6 +240,7 @@ impl Room {
             hz: self.rules.hz,
             broadcast_every: self.rules.broadcast_every,
             max_frames: self.rules.max_frames,
+            input_bytes_max: self.rules.input_bytes_max,
             seed: self.rules.seed,
             created_unix: self.created_unix,
             started_unix: self.started_unix,
@@ -349,15 +354,24 @@ impl Room {
                 };
                 self.ready(now, seat, next, out)
             }
-            Uplink::Input(command) => {
-                if !self.is_playing() {
-                    return Err(Drop::OutOfPhase);
-                }
-                self.log
-                    .add_input(seat, self.seats[seat.index()].player, *command)
-            }
+            Uplink::Input(command) => self.input(seat, *command, &[]),
+            Uplink::Opaque(input) => self.input(seat, input.command, &input.data),
             Uplink::Result { winner } => self.result(now, seat, *winner, out),
-            Uplink::Connect { .. } | Uplink::Heartbeat | Uplink::Echo(_) => Err(Drop::OutOfPhase),
+            Uplink::Connect { .. } | Uplink::Heartbeat | Uplink::Inputs(_) | Uplink::Echo(_) => {
+                Err(Drop::OutOfPhase)
+            }
+        }
+    }
+
+    fn input(&mut self, seat: Seat, command: Command, data: &[u8]) -> Result<(), Drop> {
+        if !self.is_playing() {
+            return Err(Drop::OutOfPhase);
+        }
+        if u32::try_from(data.len()).is_ok_and(|len| len <= self.rules.input_bytes_max) {
+            let player = self.seats[seat.index()].player;
+            self.log.add_input(seat, player, command, data)
+        } else {
+            Err(Drop::InputTooLong)
         }
     }
 

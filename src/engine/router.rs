@@ -14,6 +14,7 @@ use super::server::Server;
 use super::session::{Place, RoomKey, Session, SessionKey};
 use super::time::Time;
 use super::view::OverReason;
+use super::wire::frame::Input;
 use super::wire::message::{ConnectCode, Downlink, Uplink, Version};
 use super::wire::packet::{Packet, PacketReader};
 use crate::limits::{DROPPABLE_BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX};
@@ -66,7 +67,8 @@ impl Server {
     fn handle_packet(&mut self, now: Time, key: SessionKey, packet: Packet<'_>) {
         self.counters.packets_in += 1;
         let affordable = self.sessions[key].budget.packet(now);
-        let decoded = affordable.and_then(|()| Uplink::decode(packet));
+        let version = self.sessions[key].version;
+        let decoded = affordable.and_then(|()| Uplink::decode_of(version, packet));
         let handled = decoded.and_then(|message| match message {
             Uplink::Connect {
                 player,
@@ -83,20 +85,38 @@ impl Server {
                 Place::None => self.answer(now, key, &Downlink::Echo(body)),
                 Place::Claims(..) | Place::Holds(..) => Err(Drop::EchoWithSeat),
             },
-            message => {
-                let Place::Holds(room, seat) = self.sessions[key].place else {
-                    return Err(Drop::NoSeat);
-                };
-                let handled = self.in_room(now, room, |room, now, out| {
-                    room.handle_message(now, seat, &message, out)
-                });
-                // A room that failed has had its word.
-                handled.unwrap_or(Ok(()))
-            }
+            Uplink::Inputs(inputs) => self.inputs(now, key, inputs),
+            message => self.pass_on(now, key, &message),
         });
         if let Err(reason) = handled {
             self.counters.drop(reason);
         }
+    }
+
+    /// Carries out what a session says to its room.
+    fn pass_on(&mut self, now: Time, key: SessionKey, message: &Uplink<'_>) -> Result<(), Drop> {
+        let Place::Holds(room, seat) = self.sessions[key].place else {
+            return Err(Drop::NoSeat);
+        };
+        let handled = self.in_room(now, room, |room, now, out| {
+            room.handle_message(now, seat, message, out)
+        });
+        // A room that failed has had its word.
+        handled.unwrap_or(Ok(()))
+    }
+
+    /// Several inputs of one packet: each is paid for, carried out and, if need be, dropped as if
+    /// it came by itself.
+    fn inputs(&mut self, now: Time, key: SessionKey, inputs: Vec<Input>) -> Result<(), Drop> {
+        for (index, input) in inputs.into_iter().enumerate() {
+            if index > 0 {
+                self.sessions[key].budget.packet(now)?;
+            }
+            if let Err(reason) = self.pass_on(now, key, &Uplink::Opaque(input)) {
+                self.counters.drop(reason);
+            }
+        }
+        Ok(())
     }
 
     /// Answers a Connect. One that is accepted moves the session to its seat, at once if
@@ -519,6 +539,7 @@ mod tests {
                     hz: None,
                     broadcast_every: None,
                     max_frames: None,
+                    input_bytes_max: None,
                     secret: RoomSecret::from_bytes([0; 16]),
                 };
                 rig.server.create_room(now, spec).unwrap();

@@ -40,7 +40,8 @@ use super::wire::message::Downlink;
 use super::wire::segment::Datagram;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
-    FRAMES_RANGE, HZ_RANGE, TIMER_WAITS_MAX, TIMERS_PER_TURN_MAX, UPLINK_MESSAGE_MAX,
+    FRAMES_RANGE, HZ_RANGE, INPUT_DATA_RANGE, TIMER_WAITS_MAX, TIMERS_PER_TURN_MAX,
+    UPLINK_MESSAGE_MAX,
 };
 
 /// Sessions that are fetched into the processor's cache together.
@@ -357,6 +358,11 @@ impl Server {
                 "max_frames",
                 spec.max_frames.unwrap_or(config.max_frames),
                 FRAMES_RANGE,
+            )?,
+            input_bytes_max: in_range(
+                "input_bytes",
+                spec.input_bytes_max.unwrap_or(config.input_bytes_max),
+                INPUT_DATA_RANGE,
             )?,
             room: spec.room,
             match_id: MatchId(

@@ -6,7 +6,8 @@
 //! neither the network nor the script; [`crate::sim::world`] asks the questions.
 //!
 //! An input carries who sent it in its operands: `sid` is the conversation, `x` counts the
-//! inputs of that conversation from 0, `y` is a check over both.
+//! inputs of that conversation from 0, `y` is a check over both. The data beside it follows from
+//! the same numbers and its length.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,10 +21,12 @@ use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
 use crate::engine::time::Time;
 use crate::engine::view::{CreateError, OverReason, RoomView};
-use crate::engine::wire::frame::{Command, Frame, FrameInput, decode_frames};
+use crate::engine::wire::frame::{Command, Frame, FrameInput, Input, decode_frames};
 use crate::engine::wire::frame::{encode_frame, encode_input};
 use crate::engine::wire::message::ConnectCode;
-use crate::limits::{FRAME_BYTES_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX};
+use crate::limits::{
+    FRAME_BYTES_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX,
+};
 
 /// The number of a conversation, over the whole world.
 pub type Conn = usize;
@@ -183,6 +186,7 @@ struct MatchRecord {
     members: Vec<PlayerId>,
     hz: u32,
     max_frames: u32,
+    input_bytes_max: u32,
     seed: i32,
     clock: Option<Clock>,
     started_unix: Option<i64>,
@@ -195,6 +199,13 @@ struct MatchRecord {
     last_turn: Vec<u64>,
 }
 
+/// An input that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    at: Time,
+    data_bytes: usize,
+}
+
 /// What is known of a conversation.
 #[derive(Debug)]
 struct ConnRecord {
@@ -204,8 +215,7 @@ struct ConnRecord {
     /// Which of all that were given a seat it is; of two clients of one player, the one that
     /// proves its address last wins.
     turn: u64,
-    /// When each input was sent.
-    sent: Vec<Time>,
+    sent: Vec<Sent>,
     /// The lowest counter that its next input in a log may have.
     logged: u32,
     /// The next frame, once it was told of the start.
@@ -237,6 +247,8 @@ pub struct Oracle {
     turns: u64,
     /// Frames that were not sent again.
     resumed: u64,
+    /// Bytes of data beside inputs in all logs.
+    data_bytes: u64,
     /// The server was asked to stop.
     stopping: bool,
     scratch: Vec<u8>,
@@ -251,6 +263,15 @@ pub fn command_of(conn: Conn, counter: u32) -> Command {
         x,
         y: sid.wrapping_mul(0x0101_6b2d) ^ x.wrapping_mul(0x0001_93b1),
     }
+}
+
+/// The same with so many bytes of data.
+pub fn input_of(conn: Conn, counter: u32, data_bytes: usize) -> Input {
+    let command = command_of(conn, counter);
+    let [first, step, ..] = command.y.to_le_bytes();
+    let byte = |index: usize| first.wrapping_add(step.wrapping_mul(index.to_le_bytes()[0]));
+    let data = (0..data_bytes).map(byte).collect();
+    Input { command, data }
 }
 
 impl MatchRecord {
@@ -304,6 +325,7 @@ fn encode_into(out: &mut Vec<u8>, frame: &Frame) {
             input.player,
             Seat::from_index(index),
             input.command,
+            &input.data,
         );
     }
     encode_frame(out, frame.id, &inputs);
@@ -330,6 +352,7 @@ impl Oracle {
             members: view.seats.iter().map(|seat| seat.player).collect(),
             hz: view.hz,
             max_frames: view.max_frames,
+            input_bytes_max: view.input_bytes_max,
             seed: view.seed,
             clock: None,
             started_unix: None,
@@ -566,11 +589,16 @@ impl Oracle {
     }
 
     fn check_inputs(&mut self, of: Match, frame: &Frame) -> Result<(), Violation> {
-        let mut counts = vec![0; self.matches[of].members.len()];
+        let mut counts = vec![(0, 0); self.matches[of].members.len()];
         for input in &frame.inputs {
             let seat = self.check_input(of, frame.id, input)?;
-            counts[seat] += 1;
-            if counts[seat] > INPUTS_PER_SEAT_AND_FRAME_MAX {
+            let (inputs, data_bytes) = &mut counts[seat];
+            *inputs += 1;
+            *data_bytes += input.data.len();
+            self.data_bytes += input.data.len() as u64;
+            if *inputs > INPUTS_PER_SEAT_AND_FRAME_MAX
+                || *data_bytes > INPUT_DATA_PER_SEAT_AND_FRAME_MAX
+            {
                 let frame = frame.id;
                 return Err(Violation::FrameTooLarge { of, frame });
             }
@@ -589,18 +617,25 @@ impl Oracle {
         let invented = || Violation::Invented {
             of,
             frame,
-            input: *input,
+            input: input.clone(),
         };
         let conn = Conn::try_from(input.command.sid).map_err(|_| invented())?;
         let counter = u32::try_from(input.command.x).map_err(|_| invented())?;
         let seat = usize::try_from(input.seat - 1).map_err(|_| invented())?;
         let known = &mut self.matches[of];
         let sender = self.conns.get_mut(conn).ok_or_else(invented)?;
+        let index = usize::try_from(counter).map_err(|_| invented())?;
+        let expected = sender
+            .sent
+            .get(index)
+            .map(|sent| input_of(conn, counter, sent.data_bytes));
+        let expected = expected.ok_or_else(invented)?;
         let honest = known.members.get(seat) == Some(&input.player)
             && sender.player == input.player
             && sender.plays == Some(of)
-            && counter < sender.sent_count()
-            && input.command == command_of(conn, counter);
+            && input.command == expected.command
+            && input.data == expected.data
+            && expected.data.len() as u64 <= u64::from(known.input_bytes_max);
         if !honest {
             return Err(invented());
         }
@@ -671,7 +706,7 @@ impl Oracle {
     pub fn input_waits_since(&self, conn: Conn) -> Option<Time> {
         let own = &self.conns[conn];
         let index = usize::try_from(own.logged).expect("an index");
-        own.sent.get(index).copied()
+        own.sent.get(index).map(|sent| sent.at)
     }
 
     /// When the oldest frame that a conversation has yet to get was sealed.
@@ -683,14 +718,23 @@ impl Oracle {
         (self.is_playing(of) && next < known.due(now)).then(|| known.sealed_at(next, now))
     }
 
-    /// The next input of a conversation, which the client has taken.
-    pub fn pressed(&mut self, conn: Conn, now: Time) {
-        self.conns[conn].sent.push(now);
+    /// The next input of a conversation, with so many bytes of data, which the client has taken.
+    pub fn pressed(&mut self, conn: Conn, now: Time, data_bytes: usize) {
+        let sent = Sent {
+            at: now,
+            data_bytes,
+        };
+        self.conns[conn].sent.push(sent);
     }
 
     /// The next input of a conversation.
     pub fn next_command(&self, conn: Conn) -> Command {
         command_of(conn, self.sent(conn))
+    }
+
+    /// Bytes of data beside the inputs in all logs.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
     }
 
     /// A client says what has happened.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::network::Author;
-use super::oracle::{Conn, Violation};
+use super::oracle::{Conn, Violation, input_of};
 use super::path::Path;
 use super::trouble::OUTAGE_GAP;
 use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
@@ -18,6 +18,7 @@ use crate::engine::auth::RoomSecret;
 use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
 use crate::engine::time::Time;
 use crate::engine::view::RoomSpec;
+use crate::engine::wire::frame::Input;
 use crate::engine::wire::message::Version;
 
 /// Time between two looks of a player at a client that may be stuck.
@@ -163,6 +164,10 @@ impl World {
         } else {
             5_500
         };
+        let input_bytes_max = self
+            .extras
+            .as_mut()
+            .and_then(|extras| [None, Some(0), Some(20), Some(256), Some(960)][extras.index(5)]);
         let rng = &mut self.rng;
         let result_at = rng
             .per_mille(250)
@@ -184,6 +189,7 @@ impl World {
                 hz: Some(hz),
                 broadcast_every: Some(broadcast_every),
                 max_frames: Some(u32::try_from(max_frames).expect("it is small")),
+                input_bytes_max,
                 secret: RoomSecret::from_bytes([0; 16]),
             },
             hz,
@@ -504,12 +510,7 @@ impl World {
             } else {
                 1
             };
-            for _ in 0..times {
-                let command = self.oracle.next_command(conn);
-                if self.devices[index].client.input(command) {
-                    self.oracle.pressed(conn, self.now);
-                }
-            }
+            self.send_inputs(index, times);
             self.device_turn(index)?;
         }
         if self.devices[index].client.state() != ClientState::Closed {
@@ -518,6 +519,53 @@ impl World {
             self.after(wait, Act::Press(index, conn));
         }
         Ok(())
+    }
+
+    /// So many inputs at once; with v2 perhaps several in a packet, and with data.
+    fn send_inputs(&mut self, index: usize, times: u64) {
+        let mut left = usize::try_from(times).expect("they are few");
+        while left > 0 {
+            let conn = self.devices[index].conn;
+            let first = self.oracle.sent(conn);
+            let together = self.draw_together(left);
+            let inputs: Vec<Input> = (first..)
+                .take(together)
+                .map(|counter| input_of(conn, counter, self.draw_data_bytes(index)))
+                .collect();
+            let client = &mut self.devices[index].client;
+            let taken = if client.inputs(&inputs) {
+                &inputs[..]
+            } else if client.input_with(inputs[0].command, &inputs[0].data) {
+                &inputs[..1]
+            } else {
+                &[]
+            };
+            for input in taken {
+                self.oracle.pressed(conn, self.now, input.data.len());
+            }
+            left -= taken.len().max(1);
+        }
+    }
+
+    fn draw_together(&mut self, most: usize) -> usize {
+        let Some(extras) = &mut self.extras else {
+            return 1;
+        };
+        let together = 1 + extras.index(most.min(40));
+        if extras.per_mille(600) { together } else { 1 }
+    }
+
+    fn draw_data_bytes(&mut self, index: usize) -> usize {
+        let most = u64::from(self.devices[index].client.input_bytes_max());
+        let Some(extras) = &mut self.extras else {
+            return 0;
+        };
+        let drawn = match extras.index(8) {
+            0 => extras.within(0..=most),
+            1..5 => extras.within(0..=most.min(30)),
+            _ => 0,
+        };
+        usize::try_from(drawn).expect("it is small")
     }
 
     /// The player looks whether the client is stuck.
@@ -620,6 +668,7 @@ impl World {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         }
     }

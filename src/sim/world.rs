@@ -110,6 +110,8 @@ pub struct Report {
     pub conversations: u64,
     /// Frames that were not sent again to clients that held them.
     pub resumed: u64,
+    /// Bytes of data beside inputs.
+    pub data_bytes: u64,
 }
 
 /// Runs the world of a seed to its end.
@@ -256,6 +258,12 @@ fn draw_config(rng: &mut Rng, crowded: bool) -> Config {
     config
 }
 
+/// Whether and how players of a world send data and several inputs in a packet.
+fn draw_extras(seed: u64) -> Option<Rng> {
+    let mut extras = Rng::new(!seed);
+    extras.per_mille(600).then_some(extras)
+}
+
 /// What is left to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -273,6 +281,9 @@ pub struct World {
     step: u64,
     steps_in_moment: u32,
     pub(super) rng: Rng,
+    /// What players do with v2, if anything: from a stream of its own, so that it leaves the other
+    /// worlds as they are.
+    pub(super) extras: Option<Rng>,
     pub(super) now: Time,
     pub(super) server: Server,
     server_addr: SocketAddr,
@@ -343,6 +354,7 @@ impl World {
             seed,
             step: 0,
             steps_in_moment: 0,
+            extras: draw_extras(seed),
             now: Time::ZERO,
             server: Server::new(config, secrets, signed),
             server_addr,
@@ -424,6 +436,7 @@ impl World {
             counters: self.server.counters(),
             conversations: self.conversations,
             resumed: self.oracle.resumed(),
+            data_bytes: self.oracle.data_bytes(),
         }
     }
 

@@ -123,6 +123,7 @@ pub(crate) fn spec(members: &[u64]) -> RoomSpec {
         hz: None,
         broadcast_every: None,
         max_frames: None,
+        input_bytes_max: None,
         secret: RoomSecret::from_bytes(*SECRET),
     }
 }

@@ -4,11 +4,12 @@
 //! and decodes from a packet, because the server and [`crate::client`] stand at opposite
 //! ends of both. `battleID` of the wire becomes a room here, and nowhere else.
 
-use super::frame::Command;
+use super::frame::{Command, Input};
 use super::packet::{self, Packet};
 use super::pb::{self, Id};
 use crate::engine::drops::Drop;
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId};
+use crate::limits::INPUTS_PER_PACKET_MAX;
 
 /// The server's answer to a Connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub enum Version {
     /// The original's.
     #[default]
     V1,
-    /// With resume.
+    /// With resume, and data beside inputs.
     V2,
 }
 
@@ -93,6 +94,8 @@ pub struct Welcome {
     pub hz: u32,
     /// Frames sealed so far.
     pub head: FrameId,
+    /// Bytes of data that an input may have; 0 if it may have none.
+    pub input_bytes_max: u32,
 }
 
 /// What a client says.
@@ -121,6 +124,10 @@ pub enum Uplink<'a> {
     Resume(Held),
     /// What the player did.
     Input(Command),
+    /// The same with data beside it: an Input of v2.
+    Opaque(Input),
+    /// What the player did, several times, in order, each as if it came by itself; of v2.
+    Inputs(Vec<Input>),
     /// "The match ended, and this player won."
     Result {
         /// The winner, by this client's account.
@@ -131,10 +138,28 @@ pub enum Uplink<'a> {
 }
 
 impl<'a> Uplink<'a> {
+    /// Reads a packet that came from a client of this version: for one of v1 there are no messages
+    /// of v2, and their fields are passed over whatever they hold.
+    ///
+    /// # Errors
+    /// As [`Uplink::decode`].
+    pub fn decode_of(version: Version, packet: Packet<'a>) -> Result<Uplink<'a>, Drop> {
+        let id = Id::try_from(i32::from(packet.id));
+        match (version, id) {
+            (Version::V1, Ok(Id::MsgInputs)) => Err(Drop::UnknownMessage),
+            (Version::V1, Ok(Id::MsgInput)) => {
+                let InputOfV1 { sid, x, y } = decode(packet.body)?;
+                Ok(Uplink::Input(Command { sid, x, y }))
+            }
+            _ => Uplink::decode(packet),
+        }
+    }
+
     /// Reads a packet that came from a client.
     ///
     /// # Errors
-    /// [`Drop::UnknownMessage`] or [`Drop::MalformedBody`]; the stream goes on behind it.
+    /// [`Drop::UnknownMessage`], [`Drop::MalformedBody`] or [`Drop::InputsInPacket`]; the stream
+    /// goes on behind it.
     pub fn decode(packet: Packet<'a>) -> Result<Uplink<'a>, Drop> {
         let body = packet.body;
         Ok(match Id::try_from(i32::from(packet.id)) {
@@ -165,12 +190,19 @@ impl<'a> Uplink<'a> {
                 Ok(_) | Err(_) => Uplink::Ready,
             },
             Ok(Id::MsgInput) => {
-                let message = decode::<pb::C2sInputMsg>(body)?;
-                Uplink::Input(Command {
-                    sid: message.sid(),
-                    x: message.x(),
-                    y: message.y(),
-                })
+                let Input { command, data } = decode::<pb::C2sInputMsg>(body)?.into();
+                if data.is_empty() {
+                    Uplink::Input(command)
+                } else {
+                    Uplink::Opaque(Input { command, data })
+                }
+            }
+            Ok(Id::MsgInputs) => {
+                let inputs = decode::<pb::C2sInputsMsg>(body)?.inputs;
+                if inputs.len() > INPUTS_PER_PACKET_MAX {
+                    return Err(Drop::InputsInPacket);
+                }
+                Uplink::Inputs(inputs.into_iter().map(Input::from).collect())
             }
             Ok(Id::MsgResult) => Uplink::Result {
                 winner: decode::<pb::C2sResultMsg>(body)?.winner_id(),
@@ -216,13 +248,20 @@ impl<'a> Uplink<'a> {
                 write(out, Id::MsgReady, &message);
             }
             Uplink::Input(command) => {
-                let message = pb::C2sInputMsg {
-                    sid: Some(command.sid),
-                    x: Some(command.x),
-                    y: Some(command.y),
-                    frame_id: None,
-                };
-                write(out, Id::MsgInput, &message);
+                let data = Vec::new();
+                let command = *command;
+                write(
+                    out,
+                    Id::MsgInput,
+                    &pb::C2sInputMsg::from(Input { command, data }),
+                );
+            }
+            Uplink::Opaque(input) => {
+                write(out, Id::MsgInput, &pb::C2sInputMsg::from(input.clone()));
+            }
+            Uplink::Inputs(inputs) => {
+                let inputs = inputs.iter().cloned().map(pb::C2sInputMsg::from).collect();
+                write(out, Id::MsgInputs, &pb::C2sInputsMsg { inputs });
             }
             Uplink::Result { winner } => {
                 write(
@@ -234,6 +273,41 @@ impl<'a> Uplink<'a> {
                 );
             }
             Uplink::Echo(body) => write_bytes(out, Id::MsgEnd, body),
+        }
+    }
+}
+
+/// What v1 knows of a `C2S_InputMsg`, but for its frame, which means nothing.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct InputOfV1 {
+    #[prost(int32, tag = "1")]
+    sid: i32,
+    #[prost(int32, tag = "2")]
+    x: i32,
+    #[prost(int32, tag = "3")]
+    y: i32,
+}
+
+impl From<pb::C2sInputMsg> for Input {
+    fn from(message: pb::C2sInputMsg) -> Input {
+        let command = Command {
+            sid: message.sid(),
+            x: message.x(),
+            y: message.y(),
+        };
+        let data = message.data.unwrap_or_default();
+        Input { command, data }
+    }
+}
+
+impl From<Input> for pb::C2sInputMsg {
+    fn from(Input { command, data }: Input) -> pb::C2sInputMsg {
+        pb::C2sInputMsg {
+            sid: Some(command.sid),
+            x: Some(command.x),
+            y: Some(command.y),
+            frame_id: None,
+            data: Some(data).filter(|data| !data.is_empty()),
         }
     }
 }
@@ -313,6 +387,7 @@ impl<'a> Downlink<'a> {
                     match_id: Some(welcome.match_id.0),
                     hz: Some(welcome.hz),
                     head: Some(welcome.head),
+                    input_bytes: Some(welcome.input_bytes_max),
                 };
                 write(out, Id::MsgConnect, &message);
             }
@@ -370,6 +445,7 @@ impl<'a> Downlink<'a> {
                             match_id: MatchId(message.match_id()),
                             hz: message.hz(),
                             head: message.head(),
+                            input_bytes_max: message.input_bytes(),
                         })
                     }
                     _ => Downlink::Connect(message.error_code().into()),
@@ -412,7 +488,9 @@ impl<'a> Downlink<'a> {
             Ok(Id::MsgResult) => Downlink::Result,
             Ok(Id::MsgClose) => Downlink::Close,
             Ok(Id::MsgEnd) => Downlink::Echo(body),
-            Ok(Id::MsgBegin | Id::MsgInput) | Err(_) => return Err(Drop::UnknownMessage),
+            Ok(Id::MsgBegin | Id::MsgInput | Id::MsgInputs) | Err(_) => {
+                return Err(Drop::UnknownMessage);
+            }
         })
     }
 }

@@ -353,7 +353,7 @@ pub fn packets(bytes: &[u8]) {
                 assert_eq!(Uplink::decode(packet).as_ref(), Ok(&message));
             }
         }
-        if let Ok(Downlink::Frames(body)) = Downlink::decode(packet) {
+        if let Ok(Downlink::Frames(body) | Downlink::Fetched(_, body)) = Downlink::decode(packet) {
             let _ = decode_frames(body);
         }
         let _ = Uplink::decode_of(Version::V1, packet);

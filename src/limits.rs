@@ -76,6 +76,11 @@ pub const SEND_WINDOW: u16 = 256;
 /// Segments of frames that may wait inside KCP; the rest waits in the frame log.
 pub const FRAME_SEGMENTS_IN_KCP_MAX: usize = 64;
 
+/// Segments of frames that were asked for, from which on no more of them enter KCP until all have
+/// arrived. One that is lost holds up what comes behind it, live frames too, so they are few; a
+/// match of 330 kB is there after 60 round trips.
+pub const FETCHED_SEGMENTS_MAX: usize = 4;
+
 /// Segments waiting inside KCP from which on answers that can be missed (heartbeats and
 /// echoes) are left out.
 pub const DROPPABLE_BACKLOG_MAX: usize = 192;
@@ -455,6 +460,13 @@ const _: () =
 const _: () = assert!(INPUT_DATA_MAX <= INPUT_DATA_PER_SEAT_AND_FRAME_MAX);
 // It fits a packet of several, with three operands and a frame of up to 11 bytes each.
 const _: () = assert!(INPUT_DATA_MAX + INPUT_DATA_OVERHEAD + 4 * 11 + 3 <= UPLINK_BODY_MAX);
+// History leaves live frames their room: half of it, and one frame of several segments.
+const _: () = assert!(
+    FRAME_SEGMENTS_IN_KCP_MAX / 2
+        + FETCHED_SEGMENTS_MAX
+        + FRAME_BYTES_MAX.div_ceil(SEGMENT_PAYLOAD_MAX)
+        <= FRAME_SEGMENTS_IN_KCP_MAX
+);
 // A session that ends of silence was probed before.
 const _: () = assert!(
     QUIET_AFTER.as_millis() + IDLE_TIMEOUT_RANGE.start().as_millis() / 4

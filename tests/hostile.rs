@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use lockstep_server::engine::id::{MatchId, PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::{Command, Input};
-use lockstep_server::engine::wire::message::{Held, Uplink, Version};
+use lockstep_server::engine::wire::message::{Fetch, Held, Uplink, Version};
 use lockstep_server::sim::rng::Rng;
 use support::*;
 
@@ -79,7 +79,7 @@ fn datagram(rng: &mut Rng, convs: &[u32]) -> Vec<u8> {
 /// Packets, whole or cut, of every kind and of none.
 fn payload(rng: &mut Rng) -> Vec<u8> {
     let mut data = Vec::new();
-    match below(rng, 12) {
+    match below(rng, 13) {
         0 => Uplink::Connect {
             player: PlayerId(1 + below(rng, 4)),
             room: RoomId(6 + below(rng, 3)),
@@ -106,6 +106,12 @@ fn payload(rng: &mut Rng) -> Vec<u8> {
             };
             Uplink::Inputs(inputs).encode(&mut data);
         }
+        12 => Uplink::Fetch(Fetch {
+            request: rng.bits32(),
+            from: rng.bits32() >> below(rng, 32),
+            end: (below(rng, 2) == 0).then(|| rng.bits32() >> below(rng, 32)),
+        })
+        .encode(&mut data),
         1 => Uplink::Heartbeat.encode(&mut data),
         2 => Uplink::JoinRoom.encode(&mut data),
         3 => Uplink::Ready.encode(&mut data),

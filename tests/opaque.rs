@@ -210,9 +210,10 @@ fn for_a_client_of_v1_there_is_no_field_100_whatever_it_holds() {
 fn messages_of_v2_do_not_exist_for_a_client_of_v1() {
     let (mut world, peers) = match_of(&[1, 2], 16);
     world.say(peers[0], &Uplink::Inputs(vec![input(1, &[])]));
+    world.say_bytes(peers[0], &[0, 0, 101]);
     world.run_ms(100);
     assert_eq!(inputs(&mut world, peers[1]), []);
-    assert_eq!(dropped(&world, Drop::UnknownMessage), 1);
+    assert_eq!(dropped(&world, Drop::UnknownMessage), 2);
 }
 
 #[test]

@@ -166,6 +166,7 @@ fn constants() -> BTreeMap<String, String> {
         INPUT_DATA_PER_SEAT_AND_FRAME_MAX "bytes",
         INPUT_DATA_WAITING_PER_SEAT_MAX "bytes",
         INPUTS_PER_PACKET_MAX "inputs",
+        FETCHED_SEGMENTS_MAX "segments",
         SESSION_DATAGRAMS_PER_SECOND "datagrams",
         SESSION_BYTES_PER_SECOND "bytes",
         SESSION_PACKETS_PER_SECOND "packets",

@@ -13,7 +13,7 @@ use lockstep_server::engine::view::{CreateError, OverReason, Phase, RoomView, Se
 use lockstep_server::engine::wire::frame::{
     Command, Frame, FrameInput, Input, encode_frame, encode_input,
 };
-use lockstep_server::engine::wire::message::ConnectCode;
+use lockstep_server::engine::wire::message::{ConnectCode, Fetched};
 use lockstep_server::sim::fault::{Fault, Happened};
 use lockstep_server::sim::oracle::{Conn, Match, Oracle, Turn, Violation, command_of, input_of};
 use lockstep_server::sim::{World, run};
@@ -21,15 +21,15 @@ use lockstep_server::sim::{World, run};
 // --- Worlds -----------------------------------------------------------------------------------
 
 /// Returns what befell them, and what was done with v2: frames that clients had when they came
-/// back, and bytes beside inputs.
-fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, [u64; 2]) {
+/// back, frames that they asked for, and bytes beside inputs.
+fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, [u64; 3]) {
     let mut faults = Happened::default();
-    let mut extras = [0; 2];
+    let mut extras = [0; 3];
     for seed in seeds {
         match run(seed) {
             Ok(report) => {
                 faults.add(&report.faults);
-                let of_world = [report.resumed, report.data_bytes];
+                let of_world = [report.resumed, report.fetched, report.data_bytes];
                 extras = std::array::from_fn(|index| extras[index] + of_world[index]);
             }
             Err(failure) => panic!("{failure}"),
@@ -44,13 +44,13 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         .map(|seeds| std::thread::spawn(|| all_pass(seeds)))
         .into();
     let mut faults = Happened::default();
-    let mut extras = [0; 2];
+    let mut extras = [0; 3];
     for piece in pieces {
         let (happened, of_piece) = piece.join().unwrap();
         faults.add(&happened);
         extras = std::array::from_fn(|index| extras[index] + of_piece[index]);
     }
-    for (number, what) in extras.iter().zip(["resumes", "sends data"]) {
+    for (number, what) in extras.iter().zip(["resumes", "fetches", "sends data"]) {
         assert!(*number > 0, "nobody ever {what}");
     }
     for kind in Fault::ALL {
@@ -187,7 +187,7 @@ impl Watched {
                 others: vec![(other, Percent::FULL)],
                 seed: 42,
             };
-            oracle.heard(conn, &event).unwrap();
+            oracle.heard(conn, Time::ZERO, &event).unwrap();
         }
         oracle.started(of, Time::ZERO, Duration::ZERO, 100).unwrap();
         Watched {
@@ -207,7 +207,7 @@ impl Watched {
             others: vec![(PlayerId(12), Percent::FULL)],
             seed: 42,
         };
-        self.oracle.heard(conn, &event).unwrap();
+        self.oracle.heard(conn, Time::ZERO, &event).unwrap();
         conn
     }
 
@@ -217,7 +217,9 @@ impl Watched {
             next: 0,
             head: 0,
         };
-        self.oracle.heard(self.conns[seat], &event).unwrap();
+        self.oracle
+            .heard(self.conns[seat], Time::ZERO, &event)
+            .unwrap();
     }
 
     /// An input that the player of this seat sends.
@@ -235,6 +237,13 @@ impl Watched {
         self.oracle.pressed(conn, Time::ZERO, data_bytes);
         let input = self.input(seat, command);
         FrameInput { data, ..input }
+    }
+
+    /// Frames come to the player of this seat who has asked for them.
+    fn fetch(&mut self, seat: usize, covers: Fetched, frames: &[Frame]) -> Result<(), Violation> {
+        let frames = frames.to_vec();
+        let event = ClientEvent::Fetched { covers, frames };
+        self.oracle.heard(self.conns[seat], Time::ZERO, &event)
     }
 
     fn input(&self, seat: usize, command: Command) -> FrameInput {
@@ -269,7 +278,7 @@ impl Watched {
     fn deliver(&mut self, seat: usize, id: u32, inputs: &[&FrameInput]) -> Result<(), Violation> {
         let inputs = inputs.iter().copied().cloned().collect();
         let event = ClientEvent::Frame(Frame { id, inputs });
-        self.oracle.heard(self.conns[seat], &event)
+        self.oracle.heard(self.conns[seat], Time::ZERO, &event)
     }
 }
 
@@ -299,7 +308,9 @@ fn a_right_match_pleases_the_oracle() {
     oracle
         .over(watched.of, now, OverReason::Closed, watched.head)
         .unwrap();
-    oracle.heard(conn, &ClientEvent::Closed).unwrap();
+    oracle
+        .heard(conn, Time::ZERO, &ClientEvent::Closed)
+        .unwrap();
     oracle.must_be_closed(conn, now).unwrap();
 }
 
@@ -415,6 +426,82 @@ fn data_that_is_altered_left_out_or_too_much_is_found() {
 }
 
 #[test]
+fn answers_that_are_not_what_was_asked_for_are_found() {
+    let begin = || {
+        let mut watched = Watched::new();
+        let (a, b) = (watched.press(0), watched.press(1));
+        watched.seal(&[&a]).unwrap();
+        watched.seal(&[]).unwrap();
+        watched.seal(&[&b]).unwrap();
+        watched.tell_start(0);
+        let conn = watched.conns[0];
+        watched.deliver(0, 0, &[&a]).unwrap();
+        watched.oracle.asked(conn, Time::ZERO, 4, 0, Some(3));
+        let [first, last] = [(0, a), (2, b)].map(|(id, input)| Frame {
+            id,
+            inputs: vec![input],
+        });
+        (watched, first, last)
+    };
+    let covers = |from, until, end| Fetched {
+        request: 4,
+        from,
+        until,
+        end,
+        head: 3,
+    };
+    let (mut watched, first, last) = begin();
+    watched
+        .fetch(0, covers(0, 2, 3), std::slice::from_ref(&first))
+        .unwrap();
+    let healed = Time::from_millis(1);
+    let waits = watched
+        .oracle
+        .must_be_answered(watched.conns[0], healed, healed);
+    assert!(matches!(waits, Err(Violation::NotFetched { .. })));
+    watched
+        .fetch(0, covers(2, 3, 3), std::slice::from_ref(&last))
+        .unwrap();
+    watched
+        .oracle
+        .must_be_answered(watched.conns[0], healed, healed)
+        .unwrap();
+
+    let both = [first.clone(), last.clone()];
+    let one = [first.clone()];
+    let wrong = [
+        (covers(0, 3, 3), &one[..]),
+        (covers(0, 2, 3), &both[..]),
+        (covers(0, 1, 3), &[]),
+        (covers(0, 0, 3), &[]),
+        (covers(0, 0, 0), &[]),
+        (covers(1, 1, 1), &[]),
+        (covers(2, 3, 3), std::slice::from_ref(&last)),
+        (
+            Fetched {
+                request: 5,
+                ..covers(0, 3, 3)
+            },
+            &both[..],
+        ),
+        (
+            Fetched {
+                head: 4,
+                ..covers(0, 3, 3)
+            },
+            &both[..],
+        ),
+    ];
+    for (covers, frames) in wrong {
+        let found = begin().0.fetch(0, covers, frames);
+        let found = matches!(found, Err(Violation::Fetched { .. }));
+        assert!(found, "{covers:?}");
+    }
+    // It held frame 0 when it asked, and perhaps no other was there.
+    begin().0.fetch(0, covers(0, 1, 1), &one).unwrap();
+}
+
+#[test]
 fn a_lost_input_is_found_unless_the_server_says_that_it_dropped_one() {
     let mut watched = Watched::new();
     let (a, _lost, c) = (watched.press(0), watched.press(0), watched.press(0));
@@ -473,7 +560,7 @@ fn a_log_that_changes_or_goes_on_after_the_end_is_found() {
 fn wrong_news_for_a_client_are_found() {
     let heard = |event: ClientEvent| {
         let mut watched = Watched::new();
-        watched.oracle.heard(watched.conns[0], &event)
+        watched.oracle.heard(watched.conns[0], Time::ZERO, &event)
     };
     let stamp = heard(ClientEvent::Started {
         unix_seconds: 101,
@@ -509,7 +596,7 @@ fn a_close_without_a_match_is_found_unless_the_server_stops() {
             watched.oracle.stops();
         }
         let conn = watched.oracle.opened(PlayerId(11), RoomId(room));
-        watched.oracle.heard(conn, &ClientEvent::Closed)
+        watched.oracle.heard(conn, Time::ZERO, &ClientEvent::Closed)
     };
     assert!(matches!(
         heard(false, 2),
@@ -518,7 +605,9 @@ fn a_close_without_a_match_is_found_unless_the_server_stops() {
     heard(true, 2).unwrap();
     let mut watched = Watched::new();
     watched.oracle.stops();
-    let found = watched.oracle.heard(watched.conns[0], &ClientEvent::Closed);
+    let found = watched
+        .oracle
+        .heard(watched.conns[0], Time::ZERO, &ClientEvent::Closed);
     assert!(matches!(found, Err(Violation::ClosedEarly { .. })));
 }
 

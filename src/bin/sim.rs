@@ -277,6 +277,7 @@ struct Totals {
     lasted: Duration,
     conversations: u64,
     resumed: u64,
+    fetched: u64,
     data_bytes: u64,
     network: Tally,
     faults: Happened,
@@ -292,6 +293,7 @@ impl Totals {
         self.lasted += report.lasted;
         self.conversations += report.conversations;
         self.resumed += report.resumed;
+        self.fetched += report.fetched;
         self.data_bytes += report.data_bytes;
         self.network.sent += report.network.sent;
         self.network.lost += report.network.lost;
@@ -326,7 +328,11 @@ impl fmt::Display for Totals {
             self.conversations,
             self.resumed
         )?;
-        writeln!(f, "extras:   {} bytes beside inputs", self.data_bytes)?;
+        writeln!(
+            f,
+            "extras:   {} frames fetched, {} bytes beside inputs",
+            self.fetched, self.data_bytes
+        )?;
         writeln!(
             f,
             "matches:  {} created, {} started, {} frames, {} inputs, {} new epochs",

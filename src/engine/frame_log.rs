@@ -144,13 +144,40 @@ impl FrameLog {
         body_max: usize,
         out: &mut Vec<u8>,
     ) {
+        let slice = self.next_slice(cursor, until, body_max);
+        out.extend_from_slice(slice.bytes);
+        if slice.more || cursor.frame == until {
+            return;
+        }
+        // What is left up to `until` is empty: its newest goes along if there is room.
+        let newest = until - 1;
+        let fits =
+            slice.frames == 0 || slice.bytes.len() + frame::empty_frame_len(newest) <= body_max;
+        if fits && slice.frames < FRAMES_PER_MESSAGE_MAX {
+            frame::encode_frame(out, newest, &[]);
+            cursor.frame = until;
+        }
+    }
+
+    /// The frames with input from `cursor` up to, not including, `until`, as many as one message
+    /// takes: as [`FrameLog::write_batch`] has them, but for the newest empty one. Moves the cursor
+    /// behind them: to `until` if there are no more.
+    pub fn read_batch(&self, cursor: &mut Cursor, until: FrameId, body_max: usize) -> &[u8] {
+        let slice = self.next_slice(cursor, until, body_max);
+        if !slice.more {
+            cursor.frame = until;
+        }
+        slice.bytes
+    }
+
+    /// As many frames with input as one message takes. Moves the cursor behind the last of them.
+    fn next_slice(&self, cursor: &mut Cursor, until: FrameId, body_max: usize) -> Slice<'_> {
         debug_assert!(
             cursor.frame < until && until <= self.head,
             "{cursor:?} until {until}"
         );
         let start = cursor.offset;
-        let mut frames = 0;
-        let mut more = false;
+        let (mut frames, mut more) = (0, false);
         while let Some((id, end)) = self.frame_at(cursor.offset).filter(|(id, _)| *id < until) {
             let fits = frames == 0 || end - start <= body_max;
             if !fits || frames == FRAMES_PER_MESSAGE_MAX {
@@ -164,16 +191,10 @@ impl FrameLog {
             frames += 1;
         }
         let bytes = &self.bytes[start..cursor.offset];
-        out.extend_from_slice(bytes);
-        if more || cursor.frame == until {
-            return;
-        }
-        // What is left up to `until` is empty: its newest goes along if there is room.
-        let newest = until - 1;
-        let fits = frames == 0 || bytes.len() + frame::empty_frame_len(newest) <= body_max;
-        if fits && frames < FRAMES_PER_MESSAGE_MAX {
-            frame::encode_frame(out, newest, &[]);
-            cursor.frame = until;
+        Slice {
+            bytes,
+            frames,
+            more,
         }
     }
 
@@ -193,6 +214,14 @@ impl FrameLog {
 /// Reads a varint that [`frame::encode_frame`] wrote.
 fn read_varint(bytes: &mut &[u8]) -> u64 {
     prost::encoding::decode_varint(bytes).expect("the log holds what it encoded itself")
+}
+
+/// Frames with input that stand one after another in the log.
+struct Slice<'a> {
+    bytes: &'a [u8],
+    frames: usize,
+    /// Others follow that the same message does not take.
+    more: bool,
 }
 
 /// One input on its way into a frame.
@@ -546,5 +575,29 @@ mod tests {
         press_with(&mut log, 10, &[]).unwrap();
         log.seal();
         press_with(&mut log, 11, &data).unwrap();
+    }
+
+    #[test]
+    fn what_is_read_of_any_stretch_is_what_the_log_holds_of_it() {
+        let mut log = FrameLog::new(1);
+        for frame in 0..300 {
+            if frame % 3 == 0 {
+                press(&mut log, 0, frame);
+            }
+            log.seal();
+        }
+        let all = decode_frames(log.encoded()).unwrap();
+        for (from, until) in [(0, 300), (0, 1), (1, 3), (63, 130), (299, 300), (250, 298)] {
+            let mut cursor = log.cursor_at(from);
+            let mut got = Vec::new();
+            while cursor.frame < until {
+                let bytes = log.read_batch(&mut cursor, until, 200);
+                assert!(bytes.len() <= 200);
+                got.extend(decode_frames(bytes).unwrap());
+            }
+            assert_eq!(cursor.frame, until);
+            let is_in = |frame: &&Frame| (from..until).contains(&frame.id);
+            assert!(got.iter().eq(all.iter().filter(is_in)), "{from}..{until}");
+        }
     }
 }

@@ -14,16 +14,16 @@
 use std::time::Duration;
 
 use super::auth::RoomSecret;
-use super::broadcast::Broadcast;
+use super::broadcast::{self, Broadcast};
 use super::drops::Drop;
 use super::frame_log::FrameLog;
 use super::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
 use super::outbox::{Effect, Outbox};
-use super::seat::{SeatState, Stage};
+use super::seat::{Asked, SeatState, Stage};
 use super::time::Time;
 use super::view::{OverReason, Phase, RoomView, SeatView};
 use super::wire::frame::Command;
-use super::wire::message::{Downlink, Follows, Uplink, Version, Welcome};
+use super::wire::message::{Downlink, Fetch, Fetched, Follows, Uplink, Version, Welcome};
 use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
 
 /// What a room is made of, all of it checked.
@@ -356,6 +356,7 @@ impl Room {
             }
             Uplink::Input(command) => self.input(seat, *command, &[]),
             Uplink::Opaque(input) => self.input(seat, input.command, &input.data),
+            Uplink::Fetch(fetch) => self.fetch(seat, *fetch, out),
             Uplink::Result { winner } => self.result(now, seat, *winner, out),
             Uplink::Connect { .. } | Uplink::Heartbeat | Uplink::Inputs(_) | Uplink::Echo(_) => {
                 Err(Drop::OutOfPhase)
@@ -373,6 +374,24 @@ impl Room {
         } else {
             Err(Drop::InputTooLong)
         }
+    }
+
+    /// Frames are wanted that the seat may have had. What is left of a request before is
+    /// forgotten. Of a range that does not exist there is one answer, which covers nothing and
+    /// says how far the head is.
+    fn fetch(&mut self, seat: Seat, fetch: Fetch, out: &mut Outbox) -> Result<(), Drop> {
+        if self.started_unix.is_none() {
+            return Err(Drop::OutOfPhase);
+        }
+        let cursor = self.log.cursor_at(fetch.from.min(self.broadcast_head));
+        let end = fetch.end.unwrap_or(self.broadcast_head);
+        self.seats[seat.index()].asked = Some(Asked {
+            request: fetch.request,
+            cursor,
+            end: end.min(self.broadcast_head).max(cursor.frame),
+        });
+        out.push(Effect::Pump(seat));
+        Ok(())
     }
 
     fn join(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
@@ -632,7 +651,12 @@ impl Room {
     /// Whether [`Room::next_packet`] or [`Room::take_close`] has something for the seat.
     pub fn owes(&self, seat: Seat) -> bool {
         let state = &self.seats[seat.index()];
-        self.owes_frames(state) || !state.progress_owed.is_empty() || state.close_owed
+        self.owes_news(state) || state.close_owed || state.asked.is_some()
+    }
+
+    /// Whether [`Room::next_packet`] has something for the seat.
+    fn owes_news(&self, seat: &SeatState) -> bool {
+        self.owes_frames(seat) || !seat.progress_owed.is_empty()
     }
 
     fn owes_frames(&self, seat: &SeatState) -> bool {
@@ -680,6 +704,45 @@ impl Room {
         false
     }
 
+    /// Whether frames that the seat has asked for may go out: everything else comes before them.
+    pub fn may_send_fetched(&self, seat: Seat) -> bool {
+        let state = &self.seats[seat.index()];
+        state.asked.is_some() && !self.owes_news(state)
+    }
+
+    /// Passes the next packet of frames that the seat has asked for to `send`; false if there is
+    /// none.
+    pub fn next_fetched(&mut self, seat: Seat, send: impl FnOnce(&[u8])) -> bool {
+        let asked = &mut self.seats[seat.index()].asked;
+        let Some(Asked {
+            request,
+            cursor,
+            end,
+        }) = asked
+        else {
+            return false;
+        };
+        let from = cursor.frame;
+        let mut frames = &[][..];
+        if from < *end {
+            frames = self.log.read_batch(cursor, *end, broadcast::FETCHED_MAX);
+        }
+        let covers = Fetched {
+            request: *request,
+            from,
+            until: cursor.frame,
+            end: *end,
+            head: self.broadcast_head,
+        };
+        if covers.until == covers.end {
+            *asked = None;
+        }
+        let mut packet = Vec::new();
+        Downlink::Fetched(covers, frames).encode(&mut packet);
+        send(&packet);
+        true
+    }
+
     /// Whether the seat is to be told now that the room is over; true once. No frame
     /// follows.
     pub fn take_close(&mut self, seat: Seat) -> bool {
@@ -704,6 +767,12 @@ impl Room {
             );
             assert!(seat.is_held() || !seat.online, "an empty seat is online");
             assert!(seat.is_held() || !seat.close_owed && seat.progress_owed.is_empty());
+            assert!(
+                seat.asked
+                    .is_none_or(|asked| asked.end <= self.broadcast_head),
+                "frames are promised that nobody has seen"
+            );
+            assert!(seat.is_held() || seat.asked.is_none());
             let streams = seat.stage == Stage::Streaming;
             assert!(
                 !streams || self.started_unix.is_some(),

@@ -17,7 +17,9 @@ use super::view::OverReason;
 use super::wire::frame::Input;
 use super::wire::message::{ConnectCode, Downlink, Uplink, Version};
 use super::wire::packet::{Packet, PacketReader};
-use crate::limits::{DROPPABLE_BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX};
+use crate::limits::{
+    DROPPABLE_BACKLOG_MAX, FETCHED_SEGMENTS_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX,
+};
 
 /// What takes the place of a segment that may get lost: a heartbeat's answer, which every
 /// client knows and none minds.
@@ -458,7 +460,27 @@ impl Server {
         match pumped {
             Ok(true) => self.say(now, key, &Downlink::Close),
             Ok(false) => {}
-            Err(text) => self.fail_room(now, room_key, text),
+            Err(text) => return self.fail_room(now, room_key, text),
+        }
+        self.pump_fetched(now, key, room_key, seat);
+    }
+
+    /// The same with frames that were asked for, once nothing else is left.
+    fn pump_fetched(&mut self, now: Time, key: SessionKey, room_key: RoomKey, seat: Seat) {
+        let room = &mut self.rooms[room_key].room;
+        let session = &mut self.sessions[key];
+        if !room.may_send_fetched(seat) || !session.takes_fetched() {
+            return;
+        }
+        let pumped = contain(self.contains_panics, || {
+            let most = session.link().backlog() + FETCHED_SEGMENTS_MAX;
+            while session.link().backlog() < most
+                && room.next_fetched(seat, |packet| session.send(now, packet))
+            {}
+            session.has_fetched();
+        });
+        if let Err(text) = pumped {
+            self.fail_room(now, room_key, text);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::engine::time::Time;
 use crate::engine::view::{CreateError, OverReason, RoomView};
 use crate::engine::wire::frame::{Command, Frame, FrameInput, Input, decode_frames};
 use crate::engine::wire::frame::{encode_frame, encode_input};
-use crate::engine::wire::message::ConnectCode;
+use crate::engine::wire::message::{ConnectCode, Fetched};
 use crate::limits::{
     FRAME_BYTES_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX,
 };
@@ -116,6 +116,16 @@ pub enum Violation {
     },
     #[error("conversation {conn}: frame {frame} differs from the room's")]
     FrameDiffers { conn: Conn, frame: FrameId },
+    #[error("conversation {conn}: {covers:?} answers a request for {from}..{end:?}: {what}")]
+    Fetched {
+        conn: Conn,
+        from: FrameId,
+        end: Option<FrameId>,
+        covers: Fetched,
+        what: &'static str,
+    },
+    #[error("conversation {conn}: its request for frames waits since {since}, at {now}")]
+    NotFetched { conn: Conn, since: Time, now: Time },
     #[error("conversation {conn}: closed while its match runs")]
     ClosedEarly { conn: Conn },
     #[error("conversation {conn}: its match is over since {since} and Close has not come by {now}")]
@@ -199,6 +209,50 @@ struct MatchRecord {
     last_turn: Vec<u64>,
 }
 
+/// A request for frames.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    request: u32,
+    from: FrameId,
+    end: Option<FrameId>,
+    /// The frames before this one existed when it was made.
+    existed: FrameId,
+    /// When it was made or answered last.
+    since: Time,
+    /// What came last.
+    last: Option<Fetched>,
+}
+
+impl Asked {
+    /// What is wrong with what the next answer covers.
+    fn fault_of(&self, covers: Fetched) -> Option<&'static str> {
+        let nothing = covers.from == covers.end;
+        let right_from = match self.last {
+            Some(last) => last.until == covers.from && last.end == covers.end,
+            // It begins where it should, or tells that there is nothing so far.
+            None if nothing && covers.from < self.from => covers.from >= self.existed,
+            None => covers.from == self.from,
+        };
+        let most = self.end.map_or(FrameId::MAX, |end| end.max(self.from));
+        let right_end = covers.end == most || (self.existed..most).contains(&covers.end);
+        if covers.request != self.request {
+            Some("it answers another")
+        } else if !right_from {
+            Some("it begins elsewhere")
+        } else if !right_end {
+            Some("it ends elsewhere")
+        } else if covers.until == covers.from && !nothing {
+            Some("it covers nothing")
+        } else {
+            None
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.last.is_some_and(|last| last.until == last.end)
+    }
+}
+
 /// An input that was sent.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
@@ -222,6 +276,8 @@ struct ConnRecord {
     next_frame: Option<FrameId>,
     /// What the same client holds from its conversations before: a match, and the next frame.
     held: Option<(Match, FrameId)>,
+    /// The newest request for frames.
+    asked: Option<Asked>,
     closed: bool,
 }
 
@@ -247,6 +303,8 @@ pub struct Oracle {
     turns: u64,
     /// Frames that were not sent again.
     resumed: u64,
+    /// Frames that came on request, the empty ones too.
+    fetched: u64,
     /// Bytes of data beside inputs in all logs.
     data_bytes: u64,
     /// The server was asked to stop.
@@ -304,10 +362,16 @@ impl MatchRecord {
     }
 
     fn frame_bytes(&self, frame: FrameId) -> Option<&[u8]> {
-        let index = usize::try_from(frame).ok()?;
-        let end = *self.ends.get(index)?;
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        Some(&self.bytes[start..end])
+        self.bytes_of(frame, frame.checked_add(1)?)
+    }
+
+    /// The frames from one to before another; `None` if they do not exist.
+    fn bytes_of(&self, from: FrameId, until: FrameId) -> Option<&[u8]> {
+        let end = |frame: FrameId| match usize::try_from(frame).ok()?.checked_sub(1) {
+            None => Some(0),
+            Some(before) => self.ends.get(before).copied(),
+        };
+        self.bytes.get(end(from)?..end(until)?)
     }
 }
 
@@ -669,6 +733,7 @@ impl Oracle {
             logged: 0,
             next_frame: None,
             held: None,
+            asked: None,
             closed: false,
         });
         self.conns.len() - 1
@@ -732,6 +797,36 @@ impl Oracle {
         command_of(conn, self.sent(conn))
     }
 
+    /// Whether a conversation has been told of the start of its match.
+    pub fn has_started(&self, conn: Conn) -> bool {
+        self.conns[conn].next_frame.is_some()
+    }
+
+    /// A conversation has asked for frames.
+    pub fn asked(
+        &mut self,
+        conn: Conn,
+        now: Time,
+        request: u32,
+        from: FrameId,
+        end: Option<FrameId>,
+    ) {
+        let own = &mut self.conns[conn];
+        own.asked = Some(Asked {
+            request,
+            from,
+            end,
+            existed: own.next_frame.unwrap_or(0),
+            since: now,
+            last: None,
+        });
+    }
+
+    /// Frames that clients got because they had asked for them.
+    pub fn fetched(&self) -> u64 {
+        self.fetched
+    }
+
     /// Bytes of data beside the inputs in all logs.
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
@@ -741,7 +836,7 @@ impl Oracle {
     ///
     /// # Errors
     /// If it cannot have.
-    pub fn heard(&mut self, conn: Conn, event: &ClientEvent) -> Result<(), Violation> {
+    pub fn heard(&mut self, conn: Conn, now: Time, event: &ClientEvent) -> Result<(), Violation> {
         match event {
             ClientEvent::Fault(fault) => Err(Violation::Fault {
                 conn,
@@ -753,6 +848,7 @@ impl Oracle {
                 unix_seconds, next, ..
             } => self.told_start(conn, *unix_seconds, *next),
             ClientEvent::Frame(frame) => self.delivered(conn, frame),
+            ClientEvent::Fetched { covers, frames } => self.got(conn, now, *covers, frames),
             ClientEvent::Closed => self.closed(conn),
             ClientEvent::Connected
             | ClientEvent::Progress { .. }
@@ -844,6 +940,54 @@ impl Oracle {
         Ok(())
     }
 
+    /// What was asked for: it must be what the log holds of it, all of it and nothing else.
+    fn got(
+        &mut self,
+        conn: Conn,
+        now: Time,
+        covers: Fetched,
+        frames: &[Frame],
+    ) -> Result<(), Violation> {
+        let (Some(asked), Some(of)) = (self.conns[conn].asked, self.conns[conn].plays) else {
+            let frame = covers.from;
+            return Err(Violation::FrameBeforeStart { conn, frame });
+        };
+        let Asked { from, end, .. } = asked;
+        let wrong = |what| Violation::Fetched {
+            conn,
+            from,
+            end,
+            covers,
+            what,
+        };
+        // A game that reads late may find an answer to a request that it has replaced since.
+        let is_late = covers.request < asked.request;
+        if let Some(what) = asked.fault_of(covers).filter(|_| !is_late) {
+            return Err(wrong(what));
+        }
+        let (mut bytes, mut encoded) = (Vec::new(), Vec::new());
+        for frame in frames {
+            encode_into(&mut encoded, frame);
+            bytes.extend_from_slice(&encoded);
+        }
+        let known = &self.matches[of];
+        if covers.head > known.head() || covers.end > covers.head {
+            return Err(wrong("it is ahead of the match"));
+        }
+        if known.bytes_of(covers.from, covers.until) != Some(&bytes[..]) {
+            return Err(wrong("its frames differ from the room's"));
+        }
+        self.fetched += u64::from(covers.until - covers.from);
+        if !is_late {
+            self.conns[conn].asked = Some(Asked {
+                since: now,
+                last: Some(covers),
+                ..asked
+            });
+        }
+        Ok(())
+    }
+
     fn closed(&mut self, conn: Conn) -> Result<(), Violation> {
         let own = &mut self.conns[conn];
         let room = own.room;
@@ -893,6 +1037,26 @@ impl Oracle {
             });
         }
         Ok(())
+    }
+
+    /// Some time after the last fault: has a request from before been answered since, if it was not
+    /// before?
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn must_be_answered(
+        &self,
+        conn: Conn,
+        healed_at: Time,
+        now: Time,
+    ) -> Result<(), Violation> {
+        match self.conns[conn].asked {
+            Some(asked) if !asked.is_done() && asked.since < healed_at => {
+                let since = asked.since;
+                Err(Violation::NotFetched { conn, since, now })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Some time after the last fault: is everything that this client had sent in the log?

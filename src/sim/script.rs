@@ -11,6 +11,7 @@ use super::fault::Fault;
 use super::network::Author;
 use super::oracle::{Conn, Violation, input_of};
 use super::path::Path;
+use super::rng::Rng;
 use super::trouble::OUTAGE_GAP;
 use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
 use crate::client::{Client, ClientConfig, ClientEvent, ClientState};
@@ -58,6 +59,7 @@ pub(super) enum Act {
     Arrive(usize),
     Load(usize, Conn),
     Press(usize, Conn),
+    Fetch(usize, Conn),
     Watch(usize, Conn),
     Trouble(usize),
     Thaw(usize),
@@ -267,7 +269,12 @@ impl World {
     pub(super) fn perform(&mut self, act: Act) -> Result<(), Violation> {
         let often = matches!(
             act,
-            Act::Load(..) | Act::Press(..) | Act::Watch(..) | Act::Flood(..) | Act::Forge(..)
+            Act::Load(..)
+                | Act::Press(..)
+                | Act::Fetch(..)
+                | Act::Watch(..)
+                | Act::Flood(..)
+                | Act::Forge(..)
         );
         if !often {
             self.note(format!("{act:?}"));
@@ -290,6 +297,7 @@ impl World {
             Act::Resume(device, conn) if self.is_live(device, conn) => self.resume(device)?,
             Act::Load(device, conn) if self.is_live(device, conn) => self.load(device)?,
             Act::Press(device, conn) if self.is_live(device, conn) => self.press(device)?,
+            Act::Fetch(device, conn) if self.is_live(device, conn) => self.fetch(device)?,
             Act::Watch(device, conn) if self.is_live(device, conn) => self.look_at(device)?,
             Act::Thaw(device) => self.thaw(device)?,
             Act::Vanish(device) => self.vanish(device),
@@ -568,6 +576,38 @@ impl World {
         usize::try_from(drawn).expect("it is small")
     }
 
+    /// Asks for some frames, in v2, and will again: of the past, of all, of the future, of none.
+    fn fetch(&mut self, index: usize) -> Result<(), Violation> {
+        let Some(extras) = &mut self.extras else {
+            return Ok(());
+        };
+        let device = &mut self.devices[index];
+        let conn = device.conn;
+        let near = u64::from(device.client.next_frame()) + 20;
+        let frame = |extras: &mut Rng| {
+            FrameId::try_from(extras.within(0..=near)).expect("a world is short")
+        };
+        let (from, end) = match extras.index(6) {
+            0 => (0, None),
+            1 => (frame(extras), None),
+            2 => (extras.bits32(), Some(extras.bits32())),
+            _ => (frame(extras), Some(frame(extras))),
+        };
+        let wait = extras.millis(50..=4_000);
+        if device.health == Health::Alive && self.oracle.has_started(conn) {
+            if let Some(request) = self.devices[index].client.fetch(from, end) {
+                self.oracle.asked(conn, self.now, request, from, end);
+                self.note(format!("conversation {conn} asks for {from}..{end:?}"));
+            }
+            self.device_turn(index)?;
+        }
+        // Of a room that is over, once.
+        if self.devices[index].client.state() != ClientState::Closed {
+            self.after(wait, Act::Fetch(index, conn));
+        }
+        Ok(())
+    }
+
     /// The player looks whether the client is stuck.
     fn look_at(&mut self, index: usize) -> Result<(), Violation> {
         let device = &mut self.devices[index];
@@ -607,6 +647,10 @@ impl World {
             ClientEvent::Started { .. } => {
                 let wait = self.rng.millis(1..=300);
                 self.after(wait, Act::Press(index, conn));
+                if let Some(extras) = &mut self.extras {
+                    let wait = extras.millis(1..=4_000);
+                    self.after(wait, Act::Fetch(index, conn));
+                }
             }
             ClientEvent::Frame(frame)
                 if !device.resulted && room.result_at.is_some_and(|at| frame.id >= at) =>

@@ -4,6 +4,8 @@
 //! and decodes from a packet, because the server and [`crate::client`] stand at opposite
 //! ends of both. `battleID` of the wire becomes a room here, and nowhere else.
 
+use prost::Message as _;
+
 use super::frame::{Command, Input};
 use super::packet::{self, Packet};
 use super::pb::{self, Id};
@@ -56,7 +58,7 @@ pub enum Version {
     /// The original's.
     #[default]
     V1,
-    /// With resume, and data beside inputs.
+    /// With resume, requests for frames, and data beside inputs.
     V2,
 }
 
@@ -98,6 +100,43 @@ pub struct Welcome {
     pub input_bytes_max: u32,
 }
 
+/// A request for frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The client's number for it, which comes back in the answers.
+    pub request: u32,
+    /// The first frame that is wanted.
+    pub from: FrameId,
+    /// The frame after the last one that is wanted; `None` for all there are.
+    pub end: Option<FrameId>,
+}
+
+/// What one of the answers to a [`Fetch`] covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The number of the request.
+    pub request: u32,
+    /// It covers the frames from this one,
+    pub from: FrameId,
+    /// and before this one. Of those, the ones that are not in it were empty.
+    pub until: FrameId,
+    /// The frame before which the last answer ends.
+    pub end: FrameId,
+    /// Frames sealed so far.
+    pub head: FrameId,
+}
+
+impl Fetched {
+    /// Bytes that it takes in a message at the most, besides the frames: five fields of a tag of one
+    /// byte and a varint of up to five.
+    pub const BYTES_MAX: usize = 5 * 6;
+
+    /// Whether it can be: what it covers lies within the answer, and that within the match.
+    fn is_sane(&self) -> bool {
+        self.from <= self.until && self.until <= self.end && self.end <= self.head
+    }
+}
+
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uplink<'a> {
@@ -128,6 +167,8 @@ pub enum Uplink<'a> {
     Opaque(Input),
     /// What the player did, several times, in order, each as if it came by itself; of v2.
     Inputs(Vec<Input>),
+    /// "Send me these frames", of v2.
+    Fetch(Fetch),
     /// "The match ended, and this player won."
     Result {
         /// The winner, by this client's account.
@@ -146,7 +187,7 @@ impl<'a> Uplink<'a> {
     pub fn decode_of(version: Version, packet: Packet<'a>) -> Result<Uplink<'a>, Drop> {
         let id = Id::try_from(i32::from(packet.id));
         match (version, id) {
-            (Version::V1, Ok(Id::MsgInputs)) => Err(Drop::UnknownMessage),
+            (Version::V1, Ok(Id::MsgInputs | Id::MsgFetchFrames)) => Err(Drop::UnknownMessage),
             (Version::V1, Ok(Id::MsgInput)) => {
                 let InputOfV1 { sid, x, y } = decode(packet.body)?;
                 Ok(Uplink::Input(Command { sid, x, y }))
@@ -204,11 +245,20 @@ impl<'a> Uplink<'a> {
                 }
                 Uplink::Inputs(inputs.into_iter().map(Input::from).collect())
             }
+            Ok(Id::MsgFetchFrames) => {
+                let message = decode::<pb::C2sFetchFramesMsg>(body)?;
+                Uplink::Fetch(Fetch {
+                    request: message.request(),
+                    from: message.from_frame(),
+                    end: message.end_frame,
+                })
+            }
             Ok(Id::MsgResult) => Uplink::Result {
                 winner: decode::<pb::C2sResultMsg>(body)?.winner_id(),
             },
             Ok(Id::MsgEnd) => Uplink::Echo(body),
-            Ok(Id::MsgBegin | Id::MsgStart | Id::MsgFrame | Id::MsgClose) | Err(_) => {
+            Ok(Id::MsgBegin | Id::MsgStart | Id::MsgFrame | Id::MsgClose | Id::MsgFetched)
+            | Err(_) => {
                 return Err(Drop::UnknownMessage);
             }
         })
@@ -262,6 +312,14 @@ impl<'a> Uplink<'a> {
             Uplink::Inputs(inputs) => {
                 let inputs = inputs.iter().cloned().map(pb::C2sInputMsg::from).collect();
                 write(out, Id::MsgInputs, &pb::C2sInputsMsg { inputs });
+            }
+            Uplink::Fetch(fetch) => {
+                let message = pb::C2sFetchFramesMsg {
+                    request: Some(fetch.request),
+                    from_frame: Some(fetch.from),
+                    end_frame: fetch.end,
+                };
+                write(out, Id::MsgFetchFrames, &message);
             }
             Uplink::Result { winner } => {
                 write(
@@ -357,6 +415,8 @@ pub enum Downlink<'a> {
     },
     /// Frames: the body of an S2C_FrameMsg, for [`super::frame::decode_frames`].
     Frames(&'a [u8]),
+    /// Frames that were asked for, in v2: what it covers, and the same as in [`Downlink::Frames`].
+    Fetched(Fetched, &'a [u8]),
     /// A result has arrived.
     Result,
     /// The room is over.
@@ -424,6 +484,21 @@ impl<'a> Downlink<'a> {
                 write(out, Id::MsgStart, &message);
             }
             Downlink::Frames(body) => write_bytes(out, Id::MsgFrame, body),
+            Downlink::Fetched(covers, frames) => {
+                let covers = pb::S2cFetchedMsg {
+                    // They stand before the rest, encoded already.
+                    frames: Vec::new(),
+                    request: Some(covers.request),
+                    from_frame: Some(covers.from),
+                    until_frame: Some(covers.until),
+                    end_frame: Some(covers.end),
+                    head: Some(covers.head),
+                };
+                packet::write(out, id_byte(Id::MsgFetched), |out| {
+                    out.extend_from_slice(frames);
+                    covers.encode_raw(out);
+                });
+            }
             Downlink::Result => write_empty(out, Id::MsgResult),
             Downlink::Close => write_empty(out, Id::MsgClose),
             Downlink::Echo(body) => write_bytes(out, Id::MsgEnd, body),
@@ -485,10 +560,25 @@ impl<'a> Downlink<'a> {
                 }
             }
             Ok(Id::MsgFrame) => Downlink::Frames(body),
+            Ok(Id::MsgFetched) => {
+                let message = decode::<pb::S2cFetchedMsg>(body)?;
+                let covers = Fetched {
+                    request: message.request(),
+                    from: message.from_frame(),
+                    until: message.until_frame(),
+                    end: message.end_frame(),
+                    head: message.head(),
+                };
+                if !covers.is_sane() {
+                    return Err(Drop::MalformedBody);
+                }
+                // Its frames have the number that those of an S2C_FrameMsg have.
+                Downlink::Fetched(covers, body)
+            }
             Ok(Id::MsgResult) => Downlink::Result,
             Ok(Id::MsgClose) => Downlink::Close,
             Ok(Id::MsgEnd) => Downlink::Echo(body),
-            Ok(Id::MsgBegin | Id::MsgInput | Id::MsgInputs) | Err(_) => {
+            Ok(Id::MsgBegin | Id::MsgInput | Id::MsgInputs | Id::MsgFetchFrames) | Err(_) => {
                 return Err(Drop::UnknownMessage);
             }
         })

@@ -189,6 +189,7 @@ fn server(players: u64) -> Server {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(Time::ZERO, spec).expect("there is room");

@@ -124,7 +124,7 @@ fn frame_log(seats: u64) -> Value {
         for index in 0..seats {
             if (u64::from(frame) + index) % 2 == 0 {
                 let seat = Seat::from_index(usize::try_from(index).expect("it is small"));
-                log.add_input(seat, PlayerId(1001 + index), command(inputs))
+                log.add_input(seat, PlayerId(1001 + index), command(inputs), &[])
                     .expect("the frame has room for it");
                 inputs += 1;
             }
@@ -398,7 +398,7 @@ impl Table {
                 }
                 for input in &frame.inputs {
                     let seat = usize::try_from(input.seat - 1).expect("seats count from 1");
-                    log.add_input(Seat::from_index(seat), input.player, input.command)
+                    log.add_input(Seat::from_index(seat), input.player, input.command, &[])
                         .expect("the frame had room for it");
                 }
                 log.seal();
@@ -420,6 +420,7 @@ fn spec(room: u64) -> RoomSpec {
         hz: Some(HZ),
         broadcast_every: None,
         max_frames: None,
+        input_bytes_max: None,
         secret: RoomSecret::from_bytes([0; 16]),
     }
 }

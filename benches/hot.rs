@@ -101,6 +101,7 @@ impl Table {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         self.server
@@ -282,7 +283,7 @@ fn full_log() -> FrameLog {
     for _ in 0..FRAMES {
         for index in 0..4 {
             let seat = Seat::from_index(index);
-            log.add_input(seat, PlayerId(1001), COMMAND)
+            log.add_input(seat, PlayerId(1001), COMMAND, &[])
                 .expect("the frame has room for it");
         }
         log.seal();

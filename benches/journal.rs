@@ -45,7 +45,7 @@ fn frame_bytes(id: u32) -> Vec<u8> {
             y: -5,
         };
         let player = PlayerId(100_000 + seat as u64);
-        frame::encode_input(&mut inputs, player, Seat::from_index(seat), command);
+        frame::encode_input(&mut inputs, player, Seat::from_index(seat), command, &[]);
     }
     let mut bytes = Vec::new();
     frame::encode_frame(&mut bytes, id, &inputs);
@@ -116,6 +116,7 @@ fn crowd() -> Vec<Vec<u8>> {
             reconnect_grace: Duration::from_secs(60),
             secret: Some(RoomSecret::from_bytes([7; 16])),
             members: (1..=4).map(PlayerId).collect(),
+            input_bytes_max: 256,
         };
         pen.write(&Record::Created(Box::new(created)), &mut batch);
         pen.write(&Record::Started { unix_seconds: 1 }, &mut batch);

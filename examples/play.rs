@@ -676,6 +676,7 @@ mod tests {
                 x: *x,
                 y: *y,
             },
+            data: Vec::new(),
         };
         let inputs = steps.iter().map(input).collect();
         Frame { id, inputs }
@@ -718,6 +719,7 @@ mod tests {
             hz: Some(120),
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         thread::spawn(move || {

@@ -211,6 +211,7 @@ impl World {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(now, spec).expect("it is legal");
@@ -359,9 +360,10 @@ pub fn packets(bytes: &[u8]) {
                 assert_eq!(Uplink::decode(packet).as_ref(), Ok(&message));
             }
         }
-        if let Ok(Downlink::Frames(body)) = Downlink::decode(packet) {
+        if let Ok(Downlink::Frames(body) | Downlink::Fetched(_, body)) = Downlink::decode(packet) {
             let _ = decode_frames(body);
         }
+        let _ = Uplink::decode_of(Version::V1, packet);
     }
 }
 
@@ -614,6 +616,7 @@ fn created() -> Record<'static> {
         hz: 30,
         broadcast_every: 3,
         max_frames: 5500,
+        input_bytes_max: 256,
         ready_timeout: Duration::from_secs(20),
         room_timeout: Duration::from_secs(300),
         reconnect_grace: Duration::from_secs(60),
@@ -630,7 +633,13 @@ fn inputs(script: &mut Script<'_>) -> Vec<u8> {
         x,
         y: -x.max(0),
     };
-    frame::encode_input(&mut inputs, PlayerId(1), Seat::from_index(0), command);
+    frame::encode_input(
+        &mut inputs,
+        PlayerId(1),
+        Seat::from_index(0),
+        command,
+        b"data",
+    );
     inputs
 }
 

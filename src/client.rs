@@ -35,6 +35,9 @@
 //! and all players see the same match. Own inputs have happened when they come back in a
 //! frame, not before.
 //!
+//! With v2, [`Client::fetch`] asks for any frames that exist, for a replay or a check; they come
+//! beside the frames of the match, as [`ClientEvent::Fetched`], and never instead of them.
+//!
 //! # Example
 //!
 //! ```no_run
@@ -124,14 +127,17 @@ use crate::engine::id::{Conv, FrameId, MatchId, Percent, PlayerId, RoomId};
 use crate::engine::link::Link;
 use crate::engine::time::Time;
 use crate::engine::transmit::{Sink, Transmits};
-use crate::engine::wire::frame::{Command, Frame, decode_frames};
-use crate::engine::wire::message::{ConnectCode, Downlink, Follows, Held, Uplink, Version};
+use crate::engine::wire::frame::{Command, Frame, Input, decode_frames};
+use crate::engine::wire::message::{
+    ConnectCode, Downlink, Fetch, Fetched, Follows, Held, Uplink, Version,
+};
 use crate::engine::wire::packet::{self, Packet, PacketReader};
+use crate::engine::wire::pb::Id;
 use crate::engine::wire::segment::Datagram;
 use crate::engine::wire::signal::{SessionId, Signal};
 use crate::limits::{
     BACKLOG_MAX, CLIENT_EVENTS_MAX, DATAGRAM_MAX, DOWNLINK_BODY_MAX, DROPPABLE_BACKLOG_MAX,
-    FRAMES_PER_MESSAGE_MAX, FRAMES_RANGE, UPLINK_BODY_MAX,
+    FRAMES_PER_MESSAGE_MAX, FRAMES_RANGE, INPUT_DATA_RANGE, INPUTS_PER_PACKET_MAX, UPLINK_BODY_MAX,
 };
 
 use knocker::{Answer, Knocker};
@@ -142,6 +148,9 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 
 /// Bytes of the largest message a server may send: one packet.
 const MESSAGE_MAX: usize = DOWNLINK_BODY_MAX + packet::HEADER;
+
+/// Bytes of the largest packet that a client may send.
+const PACKET_MAX: usize = UPLINK_BODY_MAX + packet::HEADER;
 
 /// Who connects, to which room, and how.
 #[derive(Clone, Debug)]
@@ -239,6 +248,15 @@ pub enum ClientEvent {
     /// The next frame. After a [`ClientEvent::Started`] the ids are `next`, `next + 1` and so on,
     /// without a gap or a repeat; what the wire left out comes as a frame without inputs.
     Frame(Frame),
+    /// Some of the frames that [`Client::fetch`] has asked for: of those from `covers.from` to before
+    /// `covers.until`, the ones with input. They come in order, and the last time `covers.until` is
+    /// `covers.end`. That is less than was asked for if fewer exist.
+    Fetched {
+        /// What it covers.
+        covers: Fetched,
+        /// The frames with input among those; the others are empty.
+        frames: Vec<Frame>,
+    },
     /// The server has noted the result.
     ResultAcknowledged,
     /// The room is over: leave.
@@ -334,6 +352,12 @@ pub struct Client {
     match_id: Option<MatchId>,
     /// Which history of it.
     history: u32,
+    /// Bytes of data that an input may have.
+    input_bytes_max: u32,
+    /// How often frames were asked for: the number of the newest request.
+    fetches: u32,
+    /// The next frame that an answer to it may cover; `None` if it has none to come.
+    fetch_expected: Option<FrameId>,
     /// What the conversations before have brought of a match.
     held: Option<Held>,
     /// The lowest id that the next frame of the wire may have, `None` before the Start.
@@ -377,6 +401,9 @@ impl Client {
             seed: None,
             match_id: None,
             history: 0,
+            input_bytes_max: 0,
+            fetches: 0,
+            fetch_expected: None,
             held: None,
             frame_expected: None,
             events: VecDeque::new(),
@@ -437,6 +464,11 @@ impl Client {
     /// session is known to be gone.
     pub fn session(&self) -> Option<SessionId> {
         Some(self.knocker.as_ref()?.pass().session)
+    }
+
+    /// Bytes of data that an input may have in this room; 0 if it may have none, as in v1.
+    pub fn input_bytes_max(&self) -> u32 {
+        self.input_bytes_max
     }
 
     /// The smoothed round trip, `None` before the first acknowledgement.
@@ -603,6 +635,49 @@ impl Client {
         self.state == ClientState::Playing && self.say(&Uplink::Input(command))
     }
 
+    /// The same with bytes beside it, for what the three numbers do not hold. It is refused if they
+    /// are more than [`Client::input_bytes_max`].
+    pub fn input_with(&mut self, command: Command, data: &[u8]) -> bool {
+        let data = data.to_vec();
+        let input = Input { command, data };
+        self.may_input(&input) && self.say(&Uplink::Opaque(input))
+    }
+
+    /// Several inputs in one packet: they arrive together, in this order, and cost less. All or none
+    /// are sent. It takes v2; 64 inputs and 1024 bytes are the most.
+    pub fn inputs(&mut self, inputs: &[Input]) -> bool {
+        let message = Uplink::Inputs(inputs.to_vec());
+        let sane = (1..=INPUTS_PER_PACKET_MAX).contains(&inputs.len())
+            && inputs.iter().all(|input| self.may_input(input));
+        sane && self.match_id.is_some()
+            && encoded(&message).len() <= PACKET_MAX
+            && self.say(&message)
+    }
+
+    fn may_input(&self, input: &Input) -> bool {
+        let fits = u32::try_from(input.data.len()).is_ok_and(|len| len <= self.input_bytes_max);
+        self.state == ClientState::Playing && fits
+    }
+
+    /// Asks for the frames from `from` to before `end`, or for all from there on that exist:
+    /// [`ClientEvent::Fetched`] brings them. It takes v2 and a match that has started; while a room
+    /// that is over lingers, it still works. A request before that is not done is given up. Returns
+    /// the number of the request, `None` if it was not sent.
+    ///
+    /// After [`Client::reconnect`], ask again.
+    pub fn fetch(&mut self, from: FrameId, end: Option<FrameId>) -> Option<u32> {
+        if self.state < ClientState::Playing || self.match_id.is_none() {
+            return None;
+        }
+        let request = self.fetches.wrapping_add(1);
+        let sent = self.say(&Uplink::Fetch(Fetch { request, from, end }));
+        if sent {
+            self.fetches = request;
+            self.fetch_expected = Some(from);
+        }
+        sent.then_some(request)
+    }
+
     /// Tells who has won, by this player's account. It makes sense while the match runs.
     pub fn result(&mut self, winner: u64) -> bool {
         self.state == ClientState::Playing && self.say(&Uplink::Result { winner })
@@ -624,9 +699,7 @@ impl Client {
         if self.link.backlog() >= BACKLOG_MAX {
             return false;
         }
-        let mut bytes = Vec::with_capacity(64);
-        message.encode(&mut bytes);
-        self.link.send(&bytes);
+        self.link.send(&encoded(message));
         true
     }
 
@@ -658,6 +731,8 @@ impl Client {
             });
         }
         self.match_id = None;
+        self.input_bytes_max = 0;
+        self.fetch_expected = None;
         self.frame_expected = None;
         self.heard_at = now;
         self.owed_since = None;
@@ -675,12 +750,12 @@ impl Client {
             token: self.config.token.clone(),
             version: self.config.version,
         };
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::new();
         // A token that no packet holds gets the answer that it would get from a server.
         if self.config.token.len() < UPLINK_BODY_MAX {
-            message.encode(&mut bytes);
+            bytes = encoded(&message);
         }
-        if bytes.is_empty() || bytes.len() > UPLINK_BODY_MAX + packet::HEADER {
+        if bytes.is_empty() || bytes.len() > PACKET_MAX {
             self.refused(ConnectCode::Token);
             return false;
         }
@@ -780,7 +855,9 @@ impl Client {
 
     fn read_packet(&mut self, packet: Packet<'_>) {
         let id = packet.id;
-        if self.state == ClientState::Closed {
+        // Of a room that is over, only history is of interest.
+        let history = i32::from(id) == i32::from(Id::MsgFetched);
+        if self.state == ClientState::Closed && !history {
             return;
         }
         let message = match Downlink::decode(packet) {
@@ -797,6 +874,8 @@ impl Client {
             Downlink::Welcome(welcome) => {
                 self.match_id = Some(welcome.match_id);
                 self.history = welcome.history;
+                // No server of this contract says more, and no packet takes it.
+                self.input_bytes_max = welcome.input_bytes_max.min(*INPUT_DATA_RANGE.end());
                 self.held = self.held.filter(|held| held.match_id == welcome.match_id);
                 let known = self.knocker.as_ref().map(Knocker::pass);
                 if known != welcome.pass {
@@ -815,6 +894,7 @@ impl Client {
                 follows,
             } => self.started(id, unix_seconds, follows),
             Downlink::Frames(body) => self.frames(id, body),
+            Downlink::Fetched(covers, body) => self.fetched(id, covers, body),
             Downlink::Result => self.events.push_back(ClientEvent::ResultAcknowledged),
             Downlink::Close => self.advance(ClientState::Closed, ClientEvent::Closed),
             Downlink::Echo(body) => self.events.push_back(ClientEvent::Echo(body.to_vec())),
@@ -909,6 +989,31 @@ impl Client {
         self.events.push_back(ClientEvent::Frame(frame));
     }
 
+    fn fetched(&mut self, message_id: u8, covers: Fetched, body: &[u8]) {
+        let older = self.fetches.wrapping_sub(covers.request);
+        if (1..self.fetches).contains(&older) {
+            // Another request has taken its place.
+            return;
+        }
+        let Some(expected) = self.fetch_expected.filter(|_| older == 0) else {
+            return self.fault(ClientFault::OutOfPlace { id: message_id });
+        };
+        let Ok(frames) = decode_frames(body) else {
+            return self.fault(ClientFault::Malformed { id: message_id });
+        };
+        // Beyond the head there was nothing, and the answer says how far that was.
+        let nothing = covers.from == covers.end && covers.from < expected;
+        let begins = covers.from == expected || nothing;
+        let within = |frame: &Frame| (covers.from..covers.until).contains(&frame.id);
+        let ascending = frames.windows(2).all(|pair| pair[0].id < pair[1].id);
+        if !begins || !frames.iter().all(within) || !ascending {
+            return self.fault(ClientFault::Malformed { id: message_id });
+        }
+        self.fetch_expected = Some(covers.until).filter(|until| *until < covers.end);
+        self.events
+            .push_back(ClientEvent::Fetched { covers, frames });
+    }
+
     /// Tells what has happened, and goes on to `state` unless the client is further already.
     fn advance(&mut self, state: ClientState, event: ClientEvent) {
         self.state = self.state.max(state);
@@ -920,6 +1025,13 @@ impl Client {
     }
 }
 
+/// A message as a packet.
+fn encoded(message: &Uplink<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    message.encode(&mut bytes);
+    bytes
+}
+
 /// The first state in which a message may come.
 fn earliest(message: &Downlink<'_>) -> ClientState {
     match message {
@@ -928,7 +1040,7 @@ fn earliest(message: &Downlink<'_>) -> ClientState {
         | Downlink::Heartbeat
         | Downlink::Echo(_)
         | Downlink::Close => ClientState::Connecting,
-        Downlink::JoinRoom { .. } => ClientState::Connected,
+        Downlink::JoinRoom { .. } | Downlink::Fetched(..) => ClientState::Connected,
         // The match also starts without the player's being ready, when the time is up.
         Downlink::Progress { .. } | Downlink::Ready | Downlink::Start { .. } => ClientState::Joined,
         Downlink::Frames(_) | Downlink::Result => ClientState::Playing,
@@ -940,7 +1052,7 @@ mod tests {
     use super::*;
     use crate::engine::id::Seat;
     use crate::engine::wire::frame::{FrameInput, encode_frame, encode_input};
-    use crate::engine::wire::message::may_begin_connect;
+    use crate::engine::wire::message::{Welcome, may_begin_connect};
     use crate::engine::wire::segment::Segments;
 
     /// A client, and a server that says what the test wants it to.
@@ -1087,7 +1199,8 @@ mod tests {
         for (id, count) in frames {
             let mut inputs = Vec::new();
             for x in 0..*count {
-                encode_input(&mut inputs, PlayerId(4), Seat::from_index(0), command(x));
+                let (player, seat) = (PlayerId(4), Seat::from_index(0));
+                encode_input(&mut inputs, player, seat, command(x), &[]);
             }
             encode_frame(&mut body, *id, &inputs);
         }
@@ -1099,6 +1212,7 @@ mod tests {
             player: PlayerId(4),
             seat: 1,
             command: command(x),
+            data: Vec::new(),
         };
         let inputs = (0..count).map(input).collect();
         ClientEvent::Frame(Frame { id, inputs })
@@ -1274,6 +1388,140 @@ mod tests {
         );
         events.drain(..2);
         assert_eq!(events[4..], [frame(0, 1), frame(1, 0), frame(2, 0)]);
+    }
+
+    /// A match of v2 that has started.
+    fn started_in_v2() -> Match {
+        let mut all = Match::new();
+        all.client.join();
+        all.client.ready();
+        all.up();
+        all.tell(&Downlink::Welcome(Welcome {
+            history: 0,
+            pass: None,
+            match_id: MatchId(5),
+            hz: 30,
+            head: 100,
+            input_bytes_max: u32::MAX,
+        }));
+        all.up();
+        all.tell(&joined());
+        all.up();
+        let follows = Some(Follows { next: 0, head: 100 });
+        all.tell(&Downlink::Start {
+            unix_seconds: 5,
+            follows,
+        });
+        all.events();
+        all
+    }
+
+    fn fetched(request: u32, from: FrameId, until: FrameId, end: FrameId) -> Fetched {
+        let head = 100;
+        Fetched {
+            request,
+            from,
+            until,
+            end,
+            head,
+        }
+    }
+
+    #[test]
+    fn frames_that_were_asked_for_come_beside_those_of_the_match() {
+        let mut all = started_in_v2();
+        assert_eq!(all.client.fetch(10, Some(14)), Some(1));
+        let (request, from, end) = (1, 10, Some(14));
+        assert_eq!(
+            all.up(),
+            [said(&Uplink::Fetch(Fetch { request, from, end }))]
+        );
+        let body = |message: &[u8]| message[packet::HEADER..].to_vec();
+        let first = fetched(1, 10, 13, 14);
+        all.tell(&Downlink::Fetched(
+            first,
+            &body(&batch(&[(10, 1), (12, 1)])),
+        ));
+        all.send(&batch(&[(0, 1)]));
+        let last = fetched(1, 13, 14, 14);
+        all.tell(&Downlink::Fetched(last, &[]));
+        let event = |covers, ids: &[FrameId]| ClientEvent::Fetched {
+            covers,
+            frames: ids
+                .iter()
+                .map(|id| match frame(*id, 1) {
+                    ClientEvent::Frame(frame) => frame,
+                    _ => unreachable!("it is one"),
+                })
+                .collect(),
+        };
+        let expected = [event(first, &[10, 12]), frame(0, 1), event(last, &[])];
+        assert_eq!(all.events(), expected);
+    }
+
+    #[test]
+    fn answers_that_nobody_waits_for_are_passed_over_or_told() {
+        let mut all = started_in_v2();
+        let answer = |covers| packet_of(&Downlink::Fetched(covers, &[]));
+        let out_of_place = [ClientFault::OutOfPlace { id: 103 }];
+        let malformed = [ClientFault::Malformed { id: 103 }];
+        all.send(&answer(fetched(1, 0, 1, 1)));
+        assert_eq!(all.faults(), out_of_place);
+        assert_eq!(all.client.fetch(0, None), Some(1));
+        assert_eq!(all.client.fetch(50, None), Some(2));
+        all.send(&answer(fetched(1, 0, 9, 100)));
+        assert_eq!(all.events(), [], "another has taken its place");
+        for wrong in [
+            fetched(2, 49, 60, 100),
+            fetched(2, 51, 60, 100),
+            fetched(2, 60, 50, 100),
+            fetched(2, 50, 60, 101),
+        ] {
+            all.send(&answer(wrong));
+            assert_eq!(all.faults(), malformed, "{wrong:?}");
+        }
+        let mut outside = packet_of(&Downlink::Fetched(fetched(2, 50, 60, 100), &[]));
+        outside.splice(packet::HEADER..packet::HEADER, [0x0a, 2, 8, 60]);
+        outside[1] += 4;
+        all.send(&outside);
+        assert_eq!(all.faults(), malformed);
+        all.send(&answer(fetched(2, 50, 100, 100)));
+        assert_eq!(all.events().len(), 1);
+        all.send(&answer(fetched(2, 100, 100, 100)));
+        assert_eq!(all.faults(), out_of_place, "it was done");
+        assert_eq!(all.client.fetch(500, None), Some(3));
+        all.send(&answer(fetched(3, 99, 99, 99)));
+        assert_eq!(all.events().len(), 1, "it does not exist");
+    }
+
+    #[test]
+    fn what_v1_has_not_is_not_sent_in_v1() {
+        let mut all = Match::started();
+        all.up();
+        let input = |data: &[u8]| Input {
+            command: command(1),
+            data: data.to_vec(),
+        };
+        assert_eq!(all.client.fetch(0, None), None);
+        assert!(!all.client.inputs(&[input(&[])]));
+        assert!(!all.client.input_with(command(1), &[1]));
+        assert!(all.client.input_with(command(1), &[]));
+        assert_eq!(all.up(), [said(&Uplink::Input(command(1)))]);
+        // What no server of the contract says is not believed.
+        let all = started_in_v2();
+        assert_eq!(all.client.input_bytes_max(), *INPUT_DATA_RANGE.end());
+    }
+
+    #[test]
+    fn history_comes_also_after_the_close() {
+        let mut all = started_in_v2();
+        all.tell(&Downlink::Close);
+        assert_eq!(all.events(), [ClientEvent::Closed]);
+        assert_eq!(all.client.fetch(99, None), Some(1));
+        let covers = fetched(1, 99, 100, 100);
+        all.tell(&Downlink::Fetched(covers, &[]));
+        let frames = Vec::new();
+        assert_eq!(all.events(), [ClientEvent::Fetched { covers, frames }]);
     }
 
     #[test]

@@ -190,6 +190,7 @@ fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
             broadcast_every: source.given(&BROADCAST_EVERY)?.count()?,
             ready_timeout: source.given(&READY_TIMEOUT)?.seconds()?,
             max_frames: source.given(&MAX_FRAMES)?.count()?,
+            input_bytes_max: source.given(&INPUT_BYTES)?.count()?,
             room_timeout: source.given(&ROOM_TIMEOUT)?.seconds()?,
             reconnect_grace: source.given(&RECONNECT_GRACE)?.seconds()?,
             idle_timeout: source.given(&IDLE_TIMEOUT)?.seconds()?,
@@ -388,6 +389,17 @@ static MAX_FRAMES: Setting = Setting {
     help: "Frames after which a match is over",
 };
 
+static INPUT_BYTES: Setting = Setting {
+    name: "input-bytes",
+    heading: MATCH,
+    default: "256",
+    kind: Kind::Count {
+        unit: "bytes",
+        range: limits::INPUT_DATA_RANGE,
+    },
+    help: "Bytes of its own that a game may put beside each input; 0 for none",
+};
+
 static ROOM_TIMEOUT: Setting = Setting {
     name: "room-timeout",
     heading: MATCH,
@@ -505,7 +517,7 @@ static LOG: Setting = Setting {
 };
 
 /// All of them, in the order of the help.
-static ALL: [&Setting; 24] = [
+static ALL: [&Setting; 25] = [
     &UDP,
     &WEB,
     &AUTH,
@@ -519,6 +531,7 @@ static ALL: [&Setting; 24] = [
     &BROADCAST_EVERY,
     &READY_TIMEOUT,
     &MAX_FRAMES,
+    &INPUT_BYTES,
     &ROOM_TIMEOUT,
     &RECONNECT_GRACE,
     &IDLE_TIMEOUT,
@@ -1081,6 +1094,7 @@ mod tests {
             ("broadcast-every", "4"),
             ("ready-timeout", "5"),
             ("max-frames", "6"),
+            ("input-bytes", "13"),
             ("room-timeout", "7"),
             ("reconnect-grace", "8"),
             ("idle-timeout", "9"),
@@ -1103,6 +1117,7 @@ mod tests {
                 broadcast_every: 4,
                 ready_timeout: Duration::from_secs(5),
                 max_frames: 6,
+                input_bytes_max: 13,
                 room_timeout: Duration::from_secs(7),
                 reconnect_grace: Duration::from_secs(8),
                 idle_timeout: Duration::from_secs(9),

@@ -41,9 +41,28 @@ pub const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Inputs of one seat that wait for a later frame; what is over is dropped and counted.
 pub const INPUTS_WAITING_PER_SEAT_MAX: usize = 256;
 
-/// Bytes of one encoded input inside a frame at the most: five fields of one tag byte and a
-/// varint of up to ten bytes, and the tag and length of the message around them.
+/// Bytes of one encoded input inside a frame at the most, without its data: five fields of one tag
+/// byte and a varint of up to ten bytes, and the tag and length of the message around them.
 pub const INPUT_BYTES_MAX: usize = 5 * 11 + 2;
+
+/// Bytes of data that a room may allow beside an input: what an uplink body leaves, alone or among
+/// several inputs. 0 allows none.
+pub const INPUT_DATA_RANGE: RangeInclusive<u32> = 0..=960;
+
+/// Bytes around the data of an input, in a frame and in a packet: a tag of two bytes and a length of
+/// two, and one more in the length of the message around them.
+pub const INPUT_DATA_OVERHEAD: usize = 5;
+
+/// Bytes of data of one seat in one frame; what is over goes into the next frame. One seat must not
+/// fill the frames, and with them the memory of the match: 16 seats at this bound do.
+pub const INPUT_DATA_PER_SEAT_AND_FRAME_MAX: usize = 1024;
+
+/// Bytes of data of one seat that wait for a later frame: eight frames' worth. An input that is
+/// over is dropped and counted.
+pub const INPUT_DATA_WAITING_PER_SEAT_MAX: usize = 8 * INPUT_DATA_PER_SEAT_AND_FRAME_MAX;
+
+/// Inputs in one packet: as many as a frame takes of a seat.
+pub const INPUTS_PER_PACKET_MAX: usize = INPUTS_PER_SEAT_AND_FRAME_MAX;
 
 // --- KCP ----------------------------------------------------------------------------------
 
@@ -56,6 +75,11 @@ pub const SEND_WINDOW: u16 = 256;
 
 /// Segments of frames that may wait inside KCP; the rest waits in the frame log.
 pub const FRAME_SEGMENTS_IN_KCP_MAX: usize = 64;
+
+/// Segments of frames that were asked for, from which on no more of them enter KCP until all have
+/// arrived. One that is lost holds up what comes behind it, live frames too, so they are few; a
+/// match of 330 kB is there after 60 round trips.
+pub const FETCHED_SEGMENTS_MAX: usize = 4;
 
 /// Segments waiting inside KCP from which on answers that can be missed (heartbeats and
 /// echoes) are left out.
@@ -198,7 +222,7 @@ pub const HZ_RANGE: RangeInclusive<u32> = 1..=240;
 pub const BROADCAST_EVERY_RANGE: RangeInclusive<u32> = 1..=240;
 
 /// Frames that a match may last. The frame log of a match stays in memory: about
-/// 60 bytes for each frame with two inputs.
+/// 60 bytes for each frame with two inputs, and the data beside them.
 pub const FRAMES_RANGE: RangeInclusive<u32> = 1..=1_000_000;
 
 /// Players in one room, as an upper bound of the setting.
@@ -528,8 +552,20 @@ const _: () = assert!(
 );
 // KCP raises a receive window under 128 to 128.
 const _: () = assert!(RECEIVE_WINDOW >= 128);
-// A frame has room for one input of each bound.
-const _: () = assert!(INPUT_BYTES_MAX < FRAME_BYTES_MAX);
+// A frame has room for one input of each bound, and its seat for one of the most data.
+const INPUT_DATA_MAX: usize = *INPUT_DATA_RANGE.end() as usize;
+const _: () =
+    assert!(INPUT_BYTES_MAX + INPUT_DATA_OVERHEAD + INPUT_DATA_MAX + 16 < FRAME_BYTES_MAX);
+const _: () = assert!(INPUT_DATA_MAX <= INPUT_DATA_PER_SEAT_AND_FRAME_MAX);
+// It fits a packet of several, with three operands and a frame of up to 11 bytes each.
+const _: () = assert!(INPUT_DATA_MAX + INPUT_DATA_OVERHEAD + 4 * 11 + 3 <= UPLINK_BODY_MAX);
+// History leaves live frames their room: half of it, and one frame of several segments.
+const _: () = assert!(
+    FRAME_SEGMENTS_IN_KCP_MAX / 2
+        + FETCHED_SEGMENTS_MAX
+        + FRAME_BYTES_MAX.div_ceil(SEGMENT_PAYLOAD_MAX)
+        <= FRAME_SEGMENTS_IN_KCP_MAX
+);
 // Who waits and answers the server's probes has no reason to knock.
 const _: () =
     assert!(PROBE_EVERY_IDLE.as_millis() + QUIET_AFTER.as_millis() < KNOCK_AFTER_IDLE.as_millis());

@@ -18,7 +18,13 @@ const PLAYERS: [u64; 2] = [101, 102];
 fn frame_of(id: u32) -> Vec<u8> {
     let (mut inputs, mut bytes) = (Vec::new(), Vec::new());
     let command = Command { sid: 1, x: 7, y: 0 };
-    frame::encode_input(&mut inputs, PlayerId(102), Seat::from_index(1), command);
+    frame::encode_input(
+        &mut inputs,
+        PlayerId(102),
+        Seat::from_index(1),
+        command,
+        &[],
+    );
     frame::encode_frame(&mut bytes, id, &inputs);
     bytes
 }

@@ -16,8 +16,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use lockstep_server::engine::id::{MatchId, PlayerId, RoomId};
-use lockstep_server::engine::wire::frame::Command;
-use lockstep_server::engine::wire::message::{Held, Uplink, Version};
+use lockstep_server::engine::wire::frame::{Command, Input};
+use lockstep_server::engine::wire::message::{Fetch, Held, Uplink, Version};
 use lockstep_server::engine::wire::signal::SIGNAL_BYTES;
 use lockstep_server::sim::rng::Rng;
 use support::*;
@@ -95,7 +95,7 @@ fn signal(rng: &mut Rng, conv: u32) -> Vec<u8> {
 /// Packets, whole or cut, of every kind and of none.
 fn payload(rng: &mut Rng) -> Vec<u8> {
     let mut data = Vec::new();
-    match below(rng, 10) {
+    match below(rng, 13) {
         0 => Uplink::Connect {
             player: PlayerId(1 + below(rng, 4)),
             room: RoomId(6 + below(rng, 3)),
@@ -114,6 +114,21 @@ fn payload(rng: &mut Rng) -> Vec<u8> {
             next: (rng.bits32() >> below(rng, 32)),
         })
         .encode(&mut data),
+        10 => Uplink::Opaque(input(rng)).encode(&mut data),
+        11 => {
+            // Few with data or many without: a body that is too long ends the session each time.
+            let inputs = match below(rng, 2) {
+                0 => (0..below(rng, 4)).map(|_| input(rng)).collect(),
+                _ => vec![Input::default(); below(rng, 80) as usize],
+            };
+            Uplink::Inputs(inputs).encode(&mut data);
+        }
+        12 => Uplink::Fetch(Fetch {
+            request: rng.bits32(),
+            from: rng.bits32() >> below(rng, 32),
+            end: (below(rng, 2) == 0).then(|| rng.bits32() >> below(rng, 32)),
+        })
+        .encode(&mut data),
         1 => Uplink::Heartbeat.encode(&mut data),
         2 => Uplink::JoinRoom.encode(&mut data),
         3 => Uplink::Ready.encode(&mut data),
@@ -129,6 +144,16 @@ fn payload(rng: &mut Rng) -> Vec<u8> {
         data.truncate(below(rng, data.len() as u64 + 1) as usize);
     }
     data
+}
+
+/// An input, with more data than a room takes now and then.
+fn input(rng: &mut Rng) -> Input {
+    let x = rng.bits64() as i32;
+    let most = [1, 20, 300][below(rng, 3) as usize];
+    Input {
+        command: Command { sid: -1, x, y: x },
+        data: vec![7; below(rng, most) as usize],
+    }
 }
 
 #[test]

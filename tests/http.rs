@@ -144,6 +144,7 @@ fn room(spec: &RoomSpec, match_id: u64) -> RoomView {
         hz: spec.hz.unwrap_or(30),
         broadcast_every: spec.broadcast_every.unwrap_or(3),
         max_frames: spec.max_frames.unwrap_or(5500),
+        input_bytes_max: spec.input_bytes_max.unwrap_or(256),
         seed: spec.seed,
         created_unix: 1_700_000_000,
         started_unix: None,
@@ -296,6 +297,7 @@ fn turn(mailbox: &Mailbox, ring: &mpsc::Receiver<()>, stall: &AtomicBool, rooms:
             hz: none,
             broadcast_every: none,
             max_frames: none,
+            input_bytes_max: none,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         model.rooms.insert(number, room(&spec, number));
@@ -402,7 +404,8 @@ fn create_answers_with_the_text_of_the_original() {
     let shown = world.get("/api/rooms/1").json();
     assert_eq!(shown["seed"].to_string(), seed);
 
-    let other = world.get("/create?room=2&member=3&seed=-7&hz=60&broadcast_every=1&max_frames=9");
+    let other = world
+        .get("/create?room=2&member=3&seed=-7&hz=60&broadcast_every=1&max_frames=9&input_bytes=0");
     assert!(other.text().contains(" room.Seed=[-7] "), "{other:?}");
     assert!(
         !other.text().contains(secret),
@@ -410,8 +413,8 @@ fn create_answers_with_the_text_of_the_original() {
     );
     let shown = world.get("/api/rooms/2").json();
     assert_eq!(
-        (&shown["hz"], &shown["max_frames"]),
-        (&60.into(), &9.into())
+        (&shown["hz"], &shown["max_frames"], &shown["input_bytes"]),
+        (&60.into(), &9.into(), &0.into())
     );
 }
 

@@ -272,6 +272,7 @@ fn the_answer_to_a_connect_of_v2_carries_the_pass_behind_what_it_had() {
         match_id: MatchId(1),
         hz: 30,
         head: 2,
+        input_bytes_max: 0,
         pass: Some(Pass {
             session: SessionId(0x0102_0304_0506_0708),
             secret: SessionSecret::from_bytes(*b"only two know it"),
@@ -279,10 +280,10 @@ fn the_answer_to_a_connect_of_v2_carries_the_pass_behind_what_it_had() {
     };
     let mut packet = Vec::new();
     Downlink::Welcome(welcome).encode(&mut packet);
-    let mut expected = vec![0, 56, 1, 8, 0, 0xa0, 6, 2];
+    let mut expected = vec![0, 59, 1, 8, 0, 0xa0, 6, 2];
     expected.extend([0xa9, 6, 1, 0, 0, 0, 0, 0, 0, 0, 0xb0, 6, 30, 0xb8, 6, 2]);
-    // Field 110 is of eight bytes, field 111 of as many as it says.
-    expected.extend([0xf1, 6, 8, 7, 6, 5, 4, 3, 2, 1, 0xfa, 6, 16]);
+    // Field 104 is 0; field 110 is of eight bytes, field 111 of as many as it says.
+    expected.extend([0xc0, 6, 0, 0xf1, 6, 8, 7, 6, 5, 4, 3, 2, 1, 0xfa, 6, 16]);
     expected.extend(b"only two know it");
     // Field 130 is of four.
     expected.extend([0x95, 8, 0, 0, 0, 0]);

@@ -164,6 +164,10 @@ fn constants() -> BTreeMap<String, String> {
         FRAME_BYTES_MAX "bytes",
         INPUTS_WAITING_PER_SEAT_MAX "inputs",
         INPUT_BYTES_MAX "bytes",
+        INPUT_DATA_PER_SEAT_AND_FRAME_MAX "bytes",
+        INPUT_DATA_WAITING_PER_SEAT_MAX "bytes",
+        INPUTS_PER_PACKET_MAX "inputs",
+        FETCHED_SEGMENTS_MAX "segments",
         SESSION_DATAGRAMS_PER_SECOND "datagrams",
         SESSION_BYTES_PER_SECOND "bytes",
         SESSION_PACKETS_PER_SECOND "packets",
@@ -183,7 +187,10 @@ fn constants() -> BTreeMap<String, String> {
         RESTREAM_EVERY ACK_RIDE_MAX ACK_PROMPT_FOR CHALLENGE_LIFE KNOCK_AFTER KNOCK_AFTER_IDLE
         KNOCK_EVERY_MIN KNOCK_EVERY_MAX
     };
-    let ranges = [("HZ_RANGE", range(&limits::HZ_RANGE))];
+    let ranges = [
+        ("HZ_RANGE", range(&limits::HZ_RANGE)),
+        ("INPUT_DATA_RANGE", range(&limits::INPUT_DATA_RANGE)),
+    ];
     let all = counts.into_iter().chain(times).chain(ranges);
     all.map(|(name, value)| (name.to_owned(), value.trim_end().to_owned()))
         .collect()
@@ -203,6 +210,13 @@ fn settings() -> BTreeMap<String, (String, String)> {
         (
             "--max-frames",
             frames(config.max_frames, limits::FRAMES_RANGE),
+        ),
+        (
+            "--input-bytes",
+            (
+                format!("{} bytes", config.input_bytes_max),
+                range(&limits::INPUT_DATA_RANGE),
+            ),
         ),
         (
             "--ready-timeout",
@@ -363,6 +377,7 @@ fn what_the_server_says_in_the_examples_is_what_the_page_tells() {
         player: PlayerId(1),
         seat: 1,
         command: Command { sid, x, y },
+        data: Vec::new(),
     };
     let expected = [
         Frame {
@@ -406,6 +421,7 @@ fn the_datagrams_of_the_page_take_a_seat() {
         hz: None,
         broadcast_every: None,
         max_frames: None,
+        input_bytes_max: None,
         secret: RoomSecret::from_bytes([0; 16]),
     };
     let from = SocketAddr::from(([127, 0, 0, 1], 1000));

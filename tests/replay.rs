@@ -62,11 +62,11 @@ started  2023-11-14 22:13:25 UTC (1700000005)
 over     results
 winner   player 102 says 102
 frames   9, of which those with input:
-      0 | seat 1 sid 1 x -3 y 0 | seat 2 sid 1 x -3 y 1
-      1 | seat 1 sid 1 x -2 y 0 | seat 2 sid 1 x -2 y 1
-      2 | seat 1 sid 1 x -1 y 0 | seat 2 sid 1 x -1 y 1
-      6 | seat 1 sid 1 x 3 y 0 | seat 2 sid 1 x 3 y 1
-      7 | seat 1 sid 1 x 4 y 0 | seat 2 sid 1 x 4 y 1
+      0 | seat 1 sid 1 x -3 y 0 data 00ff | seat 2 sid 1 x -3 y 1
+      1 | seat 1 sid 1 x -2 y 0 data 00ff | seat 2 sid 1 x -2 y 1
+      2 | seat 1 sid 1 x -1 y 0 data 00ff | seat 2 sid 1 x -1 y 1
+      6 | seat 1 sid 1 x 3 y 0 data 00ff | seat 2 sid 1 x 3 y 1
+      7 | seat 1 sid 1 x 4 y 0 data 00ff | seat 2 sid 1 x 4 y 1
 ";
     assert_eq!(text, expected);
     let (good, text, errors) = run(&["print".as_ref(), file.as_os_str(), "--json".as_ref()]);

@@ -310,7 +310,7 @@ fn encode_into(out: &mut Vec<u8>, frame: &Frame) {
     let mut inputs = Vec::new();
     for input in &frame.inputs {
         let seat = Seat::from_index(usize::try_from(input.seat - 1).unwrap());
-        encode_input(&mut inputs, input.player, seat, input.command);
+        encode_input(&mut inputs, input.player, seat, input.command, &input.data);
     }
     encode_frame(out, frame.id, &inputs);
 }

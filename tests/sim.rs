@@ -11,29 +11,31 @@ use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId, Seat};
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::view::{CreateError, OverReason, Phase, RoomView, SeatView};
 use lockstep_server::engine::wire::frame::{
-    Command, Frame, FrameInput, encode_frame, encode_input,
+    Command, Frame, FrameInput, Input, encode_frame, encode_input,
 };
-use lockstep_server::engine::wire::message::ConnectCode;
+use lockstep_server::engine::wire::message::{ConnectCode, Fetched};
 use lockstep_server::sim::fault::{Fault, Happened};
-use lockstep_server::sim::oracle::{Conn, Match, Oracle, Turn, Violation, command_of};
+use lockstep_server::sim::oracle::{Conn, Match, Oracle, Turn, Violation, command_of, input_of};
 use lockstep_server::sim::{World, run};
 
 // --- Worlds -----------------------------------------------------------------------------------
 
-/// Returns what befell them, and how many frames clients had when they came back.
-fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, u64) {
+/// Returns what befell them, and what was done with v2: frames that clients had when they came
+/// back, frames that they asked for, and bytes beside inputs.
+fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, [u64; 3]) {
     let mut faults = Happened::default();
-    let mut resumed = 0;
+    let mut extras = [0; 3];
     for seed in seeds {
         match run(seed) {
             Ok(report) => {
                 faults.add(&report.faults);
-                resumed += report.resumed;
+                let of_world = [report.resumed, report.fetched, report.data_bytes];
+                extras = std::array::from_fn(|index| extras[index] + of_world[index]);
             }
             Err(failure) => panic!("{failure}"),
         }
     }
-    (faults, resumed)
+    (faults, extras)
 }
 
 #[test]
@@ -42,13 +44,15 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         .map(|seeds| std::thread::spawn(|| all_pass(seeds)))
         .into();
     let mut faults = Happened::default();
-    let mut resumed = 0;
+    let mut extras = [0; 3];
     for piece in pieces {
-        let (happened, frames) = piece.join().unwrap();
+        let (happened, of_piece) = piece.join().unwrap();
         faults.add(&happened);
-        resumed += frames;
+        extras = std::array::from_fn(|index| extras[index] + of_piece[index]);
     }
-    assert!(resumed > 0, "nobody ever resumes");
+    for (number, what) in extras.iter().zip(["resumes", "fetches", "sends data"]) {
+        assert!(*number > 0, "nobody ever {what}");
+    }
     for kind in Fault::ALL {
         assert!(faults.of(*kind) > 0, "{} never happens", kind.name());
     }
@@ -157,6 +161,7 @@ fn view() -> RoomView {
         hz: HZ,
         broadcast_every: 3,
         max_frames: 1000,
+        input_bytes_max: 256,
         seed: 42,
         created_unix: 0,
         started_unix: None,
@@ -182,7 +187,7 @@ impl Watched {
                 others: vec![(other, Percent::FULL)],
                 seed: 42,
             };
-            oracle.heard(conn, &event).unwrap();
+            oracle.heard(conn, Time::ZERO, &event).unwrap();
         }
         oracle.started(of, Time::ZERO, Duration::ZERO, 100).unwrap();
         Watched {
@@ -202,7 +207,7 @@ impl Watched {
             others: vec![(PlayerId(12), Percent::FULL)],
             seed: 42,
         };
-        self.oracle.heard(conn, &event).unwrap();
+        self.oracle.heard(conn, Time::ZERO, &event).unwrap();
         conn
     }
 
@@ -212,15 +217,33 @@ impl Watched {
             next: 0,
             head: 0,
         };
-        self.oracle.heard(self.conns[seat], &event).unwrap();
+        self.oracle
+            .heard(self.conns[seat], Time::ZERO, &event)
+            .unwrap();
     }
 
     /// An input that the player of this seat sends.
     fn press(&mut self, seat: usize) -> FrameInput {
         let conn = self.conns[seat];
         let command = self.oracle.next_command(conn);
-        self.oracle.pressed(conn, Time::ZERO);
+        self.oracle.pressed(conn, Time::ZERO, 0);
         self.input(seat, command)
+    }
+
+    /// The same with data beside it.
+    fn press_with(&mut self, seat: usize, data_bytes: usize) -> FrameInput {
+        let conn = self.conns[seat];
+        let Input { command, data } = input_of(conn, self.oracle.sent(conn), data_bytes);
+        self.oracle.pressed(conn, Time::ZERO, data_bytes);
+        let input = self.input(seat, command);
+        FrameInput { data, ..input }
+    }
+
+    /// Frames come to the player of this seat who has asked for them.
+    fn fetch(&mut self, seat: usize, covers: Fetched, frames: &[Frame]) -> Result<(), Violation> {
+        let frames = frames.to_vec();
+        let event = ClientEvent::Fetched { covers, frames };
+        self.oracle.heard(self.conns[seat], Time::ZERO, &event)
     }
 
     fn input(&self, seat: usize, command: Command) -> FrameInput {
@@ -228,21 +251,22 @@ impl Watched {
             player: PlayerId([11, 12][seat]),
             seat: [1, 2][seat],
             command,
+            data: Vec::new(),
         }
     }
 
     /// The next frame is sealed in time with these inputs.
-    fn seal(&mut self, inputs: &[FrameInput]) -> Result<(), Violation> {
+    fn seal(&mut self, inputs: &[&FrameInput]) -> Result<(), Violation> {
         let at = deadline(self.head);
         self.seal_at(at, inputs)
     }
 
-    fn seal_at(&mut self, at: Time, inputs: &[FrameInput]) -> Result<(), Violation> {
+    fn seal_at(&mut self, at: Time, inputs: &[&FrameInput]) -> Result<(), Violation> {
         if !inputs.is_empty() {
             let mut encoded = Vec::new();
             for input in inputs {
                 let seat = Seat::from_index(usize::try_from(input.seat).unwrap() - 1);
-                encode_input(&mut encoded, input.player, seat, input.command);
+                encode_input(&mut encoded, input.player, seat, input.command, &input.data);
             }
             encode_frame(&mut self.bytes, self.head, &encoded);
         }
@@ -251,10 +275,10 @@ impl Watched {
             .log(self.of, at, ON_TIME, self.head, &self.bytes)
     }
 
-    fn deliver(&mut self, seat: usize, id: u32, inputs: &[FrameInput]) -> Result<(), Violation> {
-        let inputs = inputs.to_vec();
+    fn deliver(&mut self, seat: usize, id: u32, inputs: &[&FrameInput]) -> Result<(), Violation> {
+        let inputs = inputs.iter().copied().cloned().collect();
         let event = ClientEvent::Frame(Frame { id, inputs });
-        self.oracle.heard(self.conns[seat], &event)
+        self.oracle.heard(self.conns[seat], Time::ZERO, &event)
     }
 }
 
@@ -263,14 +287,14 @@ fn a_right_match_pleases_the_oracle() {
     let mut watched = Watched::new();
     let (a, b) = (watched.press(0), watched.press(1));
     let c = watched.press(0);
-    watched.seal(&[a, b]).unwrap();
+    watched.seal(&[&a, &b]).unwrap();
     watched.seal(&[]).unwrap();
-    watched.seal(&[c]).unwrap();
+    watched.seal(&[&c]).unwrap();
     for seat in 0..2 {
         watched.tell_start(seat);
-        watched.deliver(seat, 0, &[a, b]).unwrap();
+        watched.deliver(seat, 0, &[&a, &b]).unwrap();
         watched.deliver(seat, 1, &[]).unwrap();
-        watched.deliver(seat, 2, &[c]).unwrap();
+        watched.deliver(seat, 2, &[&c]).unwrap();
     }
     let conn = watched.conns[0];
     let (now, lag) = (deadline(2), Duration::ZERO);
@@ -284,7 +308,9 @@ fn a_right_match_pleases_the_oracle() {
     oracle
         .over(watched.of, now, OverReason::Closed, watched.head)
         .unwrap();
-    oracle.heard(conn, &ClientEvent::Closed).unwrap();
+    oracle
+        .heard(conn, Time::ZERO, &ClientEvent::Closed)
+        .unwrap();
     oracle.must_be_closed(conn, now).unwrap();
 }
 
@@ -309,21 +335,21 @@ fn a_frame_that_differs_from_the_rooms_is_found() {
     let begin = || {
         let mut watched = Watched::new();
         let inputs = [watched.press(0), watched.press(1)];
-        watched.seal(&inputs).unwrap();
+        watched.seal(&inputs.each_ref()).unwrap();
         watched.seal(&[]).unwrap();
         watched.tell_start(0);
         (watched, inputs)
     };
     let (_, [a, b]) = begin();
-    for wrong in [vec![], vec![a], vec![b, a], vec![a, b, b]] {
+    for wrong in [vec![], vec![&a], vec![&b, &a], vec![&a, &b, &b]] {
         let found = begin().0.deliver(0, 0, &wrong);
         let differs = matches!(found, Err(Violation::FrameDiffers { .. }));
         assert!(differs, "{wrong:?}");
     }
     let (mut watched, _) = begin();
-    watched.deliver(0, 0, &[a, b]).unwrap();
+    watched.deliver(0, 0, &[&a, &b]).unwrap();
     // One that is not sealed yet, and one that was empty.
-    let found = watched.deliver(0, 1, &[a]);
+    let found = watched.deliver(0, 1, &[&a]);
     assert!(matches!(found, Err(Violation::FrameDiffers { .. })));
     let found = watched.deliver(0, 2, &[]);
     assert!(matches!(found, Err(Violation::FrameDiffers { .. })));
@@ -336,12 +362,12 @@ fn an_input_twice_out_of_order_invented_or_of_another_is_found() {
 
     let mut watched = Watched::new();
     let a = watched.press(0);
-    watched.seal(&[a]).unwrap();
-    assert!(repeated(watched.seal(&[a])));
+    watched.seal(&[&a]).unwrap();
+    assert!(repeated(watched.seal(&[&a])));
 
     let mut watched = Watched::new();
     let (a, b) = (watched.press(0), watched.press(0));
-    assert!(repeated(watched.seal(&[b, a])));
+    assert!(repeated(watched.seal(&[&b, &a])));
 
     // The player has moved on to another conversation.
     let mut watched = Watched::new();
@@ -350,30 +376,137 @@ fn an_input_twice_out_of_order_invented_or_of_another_is_found() {
     watched.oracle.seated(conn);
     watched.oracle.seated(watched.conns[0]);
     let new = watched.press(0);
-    assert!(repeated(watched.seal(&[new, old])));
+    assert!(repeated(watched.seal(&[&new, &old])));
 
     let mut watched = Watched::new();
     let never_sent = watched.input(0, command_of(watched.conns[0], 0));
-    assert!(invented(watched.seal(&[never_sent])));
+    assert!(invented(watched.seal(&[&never_sent])));
 
     let mut watched = Watched::new();
     let mut garbled = watched.press(0);
     garbled.command.y ^= 1;
-    assert!(invented(watched.seal(&[garbled])));
+    assert!(invented(watched.seal(&[&garbled])));
 
     let mut watched = Watched::new();
     let mut stolen = watched.press(0);
     stolen.player = PlayerId(12);
     stolen.seat = 2;
-    assert!(invented(watched.seal(&[stolen])));
+    assert!(invented(watched.seal(&[&stolen])));
+}
+
+#[test]
+fn data_that_is_altered_left_out_or_too_much_is_found() {
+    let alter = |change: fn(&mut Vec<u8>)| {
+        let mut watched = Watched::new();
+        let mut input = watched.press_with(0, 100);
+        change(&mut input.data);
+        watched.seal(&[&input])
+    };
+    alter(|_| {}).unwrap();
+    let changes: [fn(&mut Vec<u8>); 4] = [
+        |data| data[99] ^= 1,
+        |data| data.truncate(99),
+        |data| data.push(0),
+        |data| data.clear(),
+    ];
+    for change in changes {
+        assert!(matches!(alter(change), Err(Violation::Invented { .. })));
+    }
+    // More than the room takes, and more than one seat may have in a frame.
+    let mut watched = Watched::new();
+    let input = watched.press_with(0, 257);
+    assert!(matches!(
+        watched.seal(&[&input]),
+        Err(Violation::Invented { .. })
+    ));
+    let mut watched = Watched::new();
+    let inputs: Vec<_> = (0..5).map(|_| watched.press_with(0, 250)).collect();
+    let found = watched.seal(&inputs.iter().collect::<Vec<_>>());
+    assert!(matches!(found, Err(Violation::FrameTooLarge { .. })));
+}
+
+#[test]
+fn answers_that_are_not_what_was_asked_for_are_found() {
+    let begin = || {
+        let mut watched = Watched::new();
+        let (a, b) = (watched.press(0), watched.press(1));
+        watched.seal(&[&a]).unwrap();
+        watched.seal(&[]).unwrap();
+        watched.seal(&[&b]).unwrap();
+        watched.tell_start(0);
+        let conn = watched.conns[0];
+        watched.deliver(0, 0, &[&a]).unwrap();
+        watched.oracle.asked(conn, Time::ZERO, 4, 0, Some(3));
+        let [first, last] = [(0, a), (2, b)].map(|(id, input)| Frame {
+            id,
+            inputs: vec![input],
+        });
+        (watched, first, last)
+    };
+    let covers = |from, until, end| Fetched {
+        request: 4,
+        from,
+        until,
+        end,
+        head: 3,
+    };
+    let (mut watched, first, last) = begin();
+    watched
+        .fetch(0, covers(0, 2, 3), std::slice::from_ref(&first))
+        .unwrap();
+    let healed = Time::from_millis(1);
+    let waits = watched
+        .oracle
+        .must_be_answered(watched.conns[0], healed, healed);
+    assert!(matches!(waits, Err(Violation::NotFetched { .. })));
+    watched
+        .fetch(0, covers(2, 3, 3), std::slice::from_ref(&last))
+        .unwrap();
+    watched
+        .oracle
+        .must_be_answered(watched.conns[0], healed, healed)
+        .unwrap();
+
+    let both = [first.clone(), last.clone()];
+    let one = [first.clone()];
+    let wrong = [
+        (covers(0, 3, 3), &one[..]),
+        (covers(0, 2, 3), &both[..]),
+        (covers(0, 1, 3), &[]),
+        (covers(0, 0, 3), &[]),
+        (covers(0, 0, 0), &[]),
+        (covers(1, 1, 1), &[]),
+        (covers(2, 3, 3), std::slice::from_ref(&last)),
+        (
+            Fetched {
+                request: 5,
+                ..covers(0, 3, 3)
+            },
+            &both[..],
+        ),
+        (
+            Fetched {
+                head: 4,
+                ..covers(0, 3, 3)
+            },
+            &both[..],
+        ),
+    ];
+    for (covers, frames) in wrong {
+        let found = begin().0.fetch(0, covers, frames);
+        let found = matches!(found, Err(Violation::Fetched { .. }));
+        assert!(found, "{covers:?}");
+    }
+    // It held frame 0 when it asked, and perhaps no other was there.
+    begin().0.fetch(0, covers(0, 1, 1), &one).unwrap();
 }
 
 #[test]
 fn a_lost_input_is_found_unless_the_server_says_that_it_dropped_one() {
     let mut watched = Watched::new();
     let (a, _lost, c) = (watched.press(0), watched.press(0), watched.press(0));
-    watched.seal(&[a]).unwrap();
-    watched.seal(&[c]).unwrap();
+    watched.seal(&[&a]).unwrap();
+    watched.seal(&[&c]).unwrap();
     let mut counters = Counters::default();
     let found = watched.oracle.must_account_for_gaps(&counters);
     assert!(matches!(found, Err(Violation::InputsLost { gaps: 1, .. })));
@@ -409,7 +542,7 @@ fn a_frame_a_microsecond_early_or_late_is_found() {
 fn a_log_that_changes_or_goes_on_after_the_end_is_found() {
     let mut watched = Watched::new();
     let a = watched.press(0);
-    watched.seal(&[a]).unwrap();
+    watched.seal(&[&a]).unwrap();
     let last = watched.bytes.len() - 1;
     watched.bytes[last] ^= 1;
     let found = watched.seal(&[]);
@@ -427,7 +560,7 @@ fn a_log_that_changes_or_goes_on_after_the_end_is_found() {
 fn wrong_news_for_a_client_are_found() {
     let heard = |event: ClientEvent| {
         let mut watched = Watched::new();
-        watched.oracle.heard(watched.conns[0], &event)
+        watched.oracle.heard(watched.conns[0], Time::ZERO, &event)
     };
     let stamp = heard(ClientEvent::Started {
         unix_seconds: 101,
@@ -463,7 +596,7 @@ fn a_close_without_a_match_is_found_unless_the_server_stops() {
             watched.oracle.stops();
         }
         let conn = watched.oracle.opened(PlayerId(11), RoomId(room));
-        watched.oracle.heard(conn, &ClientEvent::Closed)
+        watched.oracle.heard(conn, Time::ZERO, &ClientEvent::Closed)
     };
     assert!(matches!(
         heard(false, 2),
@@ -472,7 +605,9 @@ fn a_close_without_a_match_is_found_unless_the_server_stops() {
     heard(true, 2).unwrap();
     let mut watched = Watched::new();
     watched.oracle.stops();
-    let found = watched.oracle.heard(watched.conns[0], &ClientEvent::Closed);
+    let found = watched
+        .oracle
+        .heard(watched.conns[0], Time::ZERO, &ClientEvent::Closed);
     assert!(matches!(found, Err(Violation::ClosedEarly { .. })));
 }
 
@@ -537,7 +672,7 @@ fn a_room_created_twice_or_refused_without_reason_is_found() {
 fn what_is_left_over_or_miscounted_at_the_end_is_found() {
     let mut watched = Watched::new();
     let a = watched.press(0);
-    watched.seal(&[a]).unwrap();
+    watched.seal(&[&a]).unwrap();
     let mut right = Counters::default();
     right.frames = 1;
     right.inputs = 1;

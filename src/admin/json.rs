@@ -82,6 +82,7 @@ struct RoomJson {
     max_frames: u32,
     hz: u32,
     broadcast_every: u32,
+    input_bytes: u32,
     seed: i32,
     created: i64,
     started: Option<i64>,
@@ -326,6 +327,7 @@ impl RoomJson {
             max_frames: view.max_frames,
             hz: view.hz,
             broadcast_every: view.broadcast_every,
+            input_bytes: view.input_bytes_max,
             seed: view.seed,
             created: view.created_unix,
             started: view.started_unix,
@@ -448,6 +450,7 @@ mod tests {
             hz: 30,
             broadcast_every: 3,
             max_frames: 5500,
+            input_bytes_max: 256,
             seed: -1,
             created_unix: 1_700_000_000,
             started_unix: None,
@@ -467,6 +470,7 @@ mod tests {
         assert_eq!(value["room"], "18446744073709551615");
         assert_eq!(value["match"], "18446744073709551614");
         assert_eq!(value["over"], "results");
+        assert_eq!(value["input_bytes"], 256);
         assert_eq!(value["started"], Value::Null);
         assert_eq!(value["seats"][0]["player"], "9");
         assert_eq!(value["seats"][0]["rtt_ms"], 12.34);

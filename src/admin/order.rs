@@ -9,7 +9,9 @@ use std::ops::RangeInclusive;
 use crate::engine::auth::RoomSecret;
 use crate::engine::id::{PlayerId, RoomId};
 use crate::engine::view::RoomSpec;
-use crate::limits::{BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE};
+use crate::limits::{
+    BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE, INPUT_DATA_RANGE,
+};
 
 /// What the operator's settings allow in an order.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,8 @@ pub struct Order {
     pub broadcast_every: Option<u32>,
     /// Frames after which the match is over.
     pub max_frames: Option<u32>,
+    /// Bytes of data that an input may have.
+    pub input_bytes_max: Option<u32>,
 }
 
 impl Order {
@@ -45,6 +49,7 @@ impl Order {
             hz: self.hz,
             broadcast_every: self.broadcast_every,
             max_frames: self.max_frames,
+            input_bytes_max: self.input_bytes_max,
             secret,
         }
     }
@@ -95,7 +100,8 @@ const SEED: usize = 2;
 const HZ: usize = 3;
 const BROADCAST_EVERY: usize = 4;
 const MAX_FRAMES: usize = 5;
-const FIELDS: usize = 6;
+const INPUT_BYTES: usize = 6;
+const FIELDS: usize = 7;
 
 /// Reads an order from its fields, each named at most once; `members` is the name of the
 /// list of players.
@@ -104,7 +110,15 @@ pub(super) fn read(
     fields: impl IntoIterator<Item = (String, Given)>,
     bounds: Bounds,
 ) -> Result<Order, BadField> {
-    let mut names = ["room", "", "seed", "hz", "broadcast_every", "max_frames"];
+    let mut names = [
+        "room",
+        "",
+        "seed",
+        "hz",
+        "broadcast_every",
+        "max_frames",
+        "input_bytes",
+    ];
     names[MEMBERS] = members;
     let mut given: [Option<Given>; FIELDS] = Default::default();
     for (name, value) in fields {
@@ -119,7 +133,15 @@ pub(super) fn read(
             return Err(BadField::new(&name, "is given twice; give it once"));
         }
     }
-    let [room, list, seed, hz, broadcast_every, max_frames] = given;
+    let [
+        room,
+        list,
+        seed,
+        hz,
+        broadcast_every,
+        max_frames,
+        input_bytes,
+    ] = given;
     Ok(Order {
         room: RoomId(read_room(names[ROOM], room)?),
         members: read_members(members, list, bounds)?,
@@ -131,6 +153,7 @@ pub(super) fn read(
             BROADCAST_EVERY_RANGE,
         )?,
         max_frames: read_ranged(names[MAX_FRAMES], max_frames, FRAMES_RANGE)?,
+        input_bytes_max: read_ranged(names[INPUT_BYTES], input_bytes, INPUT_DATA_RANGE)?,
     })
 }
 

@@ -168,12 +168,13 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let query = "max_frames=9&broadcast_every=2&hz=60&seed=-5&member=7&room=3";
+        let query = "input_bytes=0&max_frames=9&broadcast_every=2&hz=60&seed=-5&member=7&room=3";
         let order = parse(query, BOUNDS).unwrap();
         assert_eq!(order.seed, Some(-5));
         assert_eq!(order.hz, Some(60));
         assert_eq!(order.broadcast_every, Some(2));
         assert_eq!(order.max_frames, Some(9));
+        assert_eq!(order.input_bytes_max, Some(0));
     }
 
     #[test]
@@ -229,6 +230,10 @@ mod tests {
             (
                 "room=1&member=1&hz=0",
                 "hz: `0` cannot be; give a whole number from 1",
+            ),
+            (
+                "room=1&member=1&input_bytes=961",
+                "input_bytes: `961` cannot be; give a whole number from 0 to 960",
             ),
             ("room=1&member=1&hz=30.0", "hz: `30.0` cannot be"),
             (

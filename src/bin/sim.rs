@@ -277,6 +277,8 @@ struct Totals {
     lasted: Duration,
     conversations: u64,
     resumed: u64,
+    fetched: u64,
+    data_bytes: u64,
     network: Tally,
     faults: Happened,
     server: Counters,
@@ -291,6 +293,8 @@ impl Totals {
         self.lasted += report.lasted;
         self.conversations += report.conversations;
         self.resumed += report.resumed;
+        self.fetched += report.fetched;
+        self.data_bytes += report.data_bytes;
         self.network.sent += report.network.sent;
         self.network.lost += report.network.lost;
         self.network.cut += report.network.cut;
@@ -325,6 +329,11 @@ impl fmt::Display for Totals {
             self.lasted.as_secs_f64(),
             self.conversations,
             self.resumed
+        )?;
+        writeln!(
+            f,
+            "extras:   {} frames fetched, {} bytes beside inputs",
+            self.fetched, self.data_bytes
         )?;
         writeln!(
             f,

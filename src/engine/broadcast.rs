@@ -7,12 +7,16 @@
 
 use super::frame_log::{Cursor, FrameLog};
 use super::id::FrameId;
+use super::wire::message::Fetched;
 use super::wire::packet;
 use super::wire::pb::Id;
 use crate::limits::SEGMENT_PAYLOAD_MAX;
 
 /// Bytes that a batch's body may have so that its packet fits one segment.
 const BODY_MAX: usize = SEGMENT_PAYLOAD_MAX - packet::HEADER;
+
+/// Bytes of frames that an answer to a request may have for the same.
+pub(super) const FETCHED_MAX: usize = BODY_MAX - Fetched::BYTES_MAX;
 
 /// The last batch that was made: from where to where, and its packet.
 #[derive(Debug, Default)]

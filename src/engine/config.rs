@@ -16,6 +16,8 @@ pub struct Config {
     pub ready_timeout: Duration,
     /// Frames after which a match is over.
     pub max_frames: u32,
+    /// Bytes of data that an input may have, in a room that does not say otherwise.
+    pub input_bytes_max: u32,
     /// Age at which a room is over.
     pub room_timeout: Duration,
     /// Time for which a match runs on after all its seats went offline.
@@ -39,6 +41,7 @@ impl Default for Config {
             broadcast_every: 3,
             ready_timeout: Duration::from_secs(20),
             max_frames: 5500,
+            input_bytes_max: 256,
             room_timeout: Duration::from_secs(300),
             reconnect_grace: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(15),

@@ -78,8 +78,12 @@ reasons! {
         EchoWithSeat = "echo_with_seat",
         /// Ready in a running room more than once a second.
         ReadyTooSoon = "ready_too_soon",
-        /// More inputs of one seat than wait for later frames.
+        /// More inputs of one seat than wait for later frames, or more data of them.
         InputsWaiting = "inputs_waiting",
+        /// An input with more data than its room takes, which may be none.
+        InputTooLong = "input_too_long",
+        /// More inputs in one packet than one may have.
+        InputsInPacket = "inputs_in_packet",
         /// An answer that can be missed, to a peer that acknowledges too little.
         AnswerSkipped = "answer_skipped",
     }

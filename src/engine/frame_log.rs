@@ -21,8 +21,8 @@ use super::id::{FrameId, PlayerId, Seat};
 use super::wire::frame::{self, Command};
 use crate::journal::record::FrameBytes;
 use crate::limits::{
-    FRAME_BYTES_MAX, FRAMES_PER_MESSAGE_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX,
-    INPUTS_WAITING_PER_SEAT_MAX,
+    FRAME_BYTES_MAX, FRAMES_PER_MESSAGE_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX,
+    INPUT_DATA_WAITING_PER_SEAT_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, INPUTS_WAITING_PER_SEAT_MAX,
 };
 
 /// The least by which the log grows, in bytes.
@@ -122,21 +122,24 @@ impl FrameLog {
         Cursor { frame, offset }
     }
 
-    /// Puts an input into the open frame, or, where that is full, among those that wait for
-    /// the next ones. The order of a seat's inputs is kept.
+    /// Puts an input and the data beside it into the open frame, or, where that is full, among
+    /// those that wait for the next ones. The order of a seat's inputs is kept.
     ///
     /// # Errors
-    /// [`Drop::InputsWaiting`] if too many of this seat wait already.
+    /// [`Drop::InputsWaiting`] if too many of this seat wait already, or too much data.
     pub fn add_input(
         &mut self,
         seat: Seat,
         player: PlayerId,
         command: Command,
+        data: &[u8],
     ) -> Result<(), Drop> {
+        debug_assert!(data.len() <= INPUT_DATA_PER_SEAT_AND_FRAME_MAX);
         self.open.add(Input {
             seat,
             player,
             command,
+            data,
         })
     }
 
@@ -185,13 +188,40 @@ impl FrameLog {
         body_max: usize,
         out: &mut Vec<u8>,
     ) {
+        let slice = self.next_slice(cursor, until, body_max);
+        out.extend_from_slice(slice.bytes);
+        if slice.more || cursor.frame == until {
+            return;
+        }
+        // What is left up to `until` is empty: its newest goes along if there is room.
+        let newest = until - 1;
+        let fits =
+            slice.frames == 0 || slice.bytes.len() + frame::empty_frame_len(newest) <= body_max;
+        if fits && slice.frames < FRAMES_PER_MESSAGE_MAX {
+            frame::encode_frame(out, newest, &[]);
+            cursor.frame = until;
+        }
+    }
+
+    /// The frames with input from `cursor` up to, not including, `until`, as many as one message
+    /// takes: as [`FrameLog::write_batch`] has them, but for the newest empty one. Moves the cursor
+    /// behind them: to `until` if there are no more.
+    pub fn read_batch(&self, cursor: &mut Cursor, until: FrameId, body_max: usize) -> &[u8] {
+        let slice = self.next_slice(cursor, until, body_max);
+        if !slice.more {
+            cursor.frame = until;
+        }
+        slice.bytes
+    }
+
+    /// As many frames with input as one message takes. Moves the cursor behind the last of them.
+    fn next_slice(&self, cursor: &mut Cursor, until: FrameId, body_max: usize) -> Slice<'_> {
         debug_assert!(
             cursor.frame < until && until <= self.head,
             "{cursor:?} until {until}"
         );
         let start = cursor.offset;
-        let mut frames = 0;
-        let mut more = false;
+        let (mut frames, mut more) = (0, false);
         while let Some((id, end)) = self.frame_at(cursor.offset).filter(|(id, _)| *id < until) {
             let fits = frames == 0 || end - start <= body_max;
             if !fits || frames == FRAMES_PER_MESSAGE_MAX {
@@ -205,16 +235,10 @@ impl FrameLog {
             frames += 1;
         }
         let bytes = &self.bytes[start..cursor.offset];
-        out.extend_from_slice(bytes);
-        if more || cursor.frame == until {
-            return;
-        }
-        // What is left up to `until` is empty: its newest goes along if there is room.
-        let newest = until - 1;
-        let fits = frames == 0 || bytes.len() + frame::empty_frame_len(newest) <= body_max;
-        if fits && frames < FRAMES_PER_MESSAGE_MAX {
-            frame::encode_frame(out, newest, &[]);
-            cursor.frame = until;
+        Slice {
+            bytes,
+            frames,
+            more,
         }
     }
 
@@ -236,12 +260,60 @@ fn read_varint(bytes: &mut &[u8]) -> u64 {
     prost::encoding::decode_varint(bytes).expect("the log holds what it encoded itself")
 }
 
+/// Frames with input that stand one after another in the log.
+struct Slice<'a> {
+    bytes: &'a [u8],
+    frames: usize,
+    /// Others follow that the same message does not take.
+    more: bool,
+}
+
 /// One input on its way into a frame.
 #[derive(Clone, Copy, Debug)]
-struct Input {
+struct Input<'a> {
     seat: Seat,
     player: PlayerId,
     command: Command,
+    data: &'a [u8],
+}
+
+/// One that waits, with its data.
+#[derive(Debug)]
+struct Waiting {
+    seat: Seat,
+    player: PlayerId,
+    command: Command,
+    data: Box<[u8]>,
+}
+
+impl Waiting {
+    fn input(&self) -> Input<'_> {
+        Input {
+            seat: self.seat,
+            player: self.player,
+            command: self.command,
+            data: &self.data,
+        }
+    }
+}
+
+/// How much there is of one seat.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    inputs: usize,
+    data_bytes: usize,
+}
+
+impl Share {
+    /// Whether it has room for another input within these bounds.
+    fn has_room(&self, data: &[u8], inputs_max: usize, data_bytes_max: usize) -> bool {
+        self.inputs < inputs_max && self.data_bytes + data.len() <= data_bytes_max
+    }
+
+    fn add(&mut self, data: &[u8]) {
+        self.inputs += 1;
+        self.data_bytes += data.len();
+    }
 }
 
 /// The open frame, and the inputs for which it has no room.
@@ -249,72 +321,92 @@ struct Input {
 struct OpenFrame {
     /// Its inputs, as fields of FrameData.
     encoded: Vec<u8>,
-    /// Inputs of each seat in it.
-    counts: Vec<usize>,
+    /// What each seat has in it.
+    shares: Vec<Share>,
     /// Inputs for later frames, in the order of their arrival.
-    waiting: VecDeque<Input>,
-    /// Inputs of each seat among them.
-    waiting_counts: Vec<usize>,
+    waiting: VecDeque<Waiting>,
+    /// What each seat has among them.
+    waiting_shares: Vec<Share>,
 }
 
 impl OpenFrame {
     fn new(seats: usize) -> OpenFrame {
         OpenFrame {
-            counts: vec![0; seats],
-            waiting_counts: vec![0; seats],
+            shares: vec![Share::default(); seats],
+            waiting_shares: vec![Share::default(); seats],
             ..OpenFrame::default()
         }
     }
 
     fn count(&self) -> usize {
-        self.counts.iter().sum()
+        self.shares.iter().map(|share| share.inputs).sum()
     }
 
-    fn add(&mut self, input: Input) -> Result<(), Drop> {
-        let waiting = self.waiting_counts[input.seat.index()];
-        if waiting == 0 && self.try_encode(input) {
+    fn add(&mut self, input: Input<'_>) -> Result<(), Drop> {
+        let waiting = self.waiting_shares[input.seat.index()];
+        if waiting.inputs == 0 && self.try_encode(input) {
             return Ok(());
         }
-        if waiting == INPUTS_WAITING_PER_SEAT_MAX {
+        if !waiting.has_room(
+            input.data,
+            INPUTS_WAITING_PER_SEAT_MAX,
+            INPUT_DATA_WAITING_PER_SEAT_MAX,
+        ) {
             return Err(Drop::InputsWaiting);
         }
-        self.wait(input);
+        self.wait(Waiting {
+            seat: input.seat,
+            player: input.player,
+            command: input.command,
+            data: input.data.into(),
+        });
         Ok(())
     }
 
     /// Encodes the input into the frame unless a bound forbids it.
-    fn try_encode(&mut self, input: Input) -> bool {
-        let count = &mut self.counts[input.seat.index()];
-        if *count == INPUTS_PER_SEAT_AND_FRAME_MAX {
+    fn try_encode(&mut self, input: Input<'_>) -> bool {
+        let Input {
+            seat,
+            player,
+            command,
+            data,
+        } = input;
+        let share = &mut self.shares[seat.index()];
+        if !share.has_room(
+            data,
+            INPUTS_PER_SEAT_AND_FRAME_MAX,
+            INPUT_DATA_PER_SEAT_AND_FRAME_MAX,
+        ) {
             return false;
         }
         let before = self.encoded.len();
-        frame::encode_input(&mut self.encoded, input.player, input.seat, input.command);
+        frame::encode_input(&mut self.encoded, player, seat, command, data);
         if self.encoded.len() + frame::FRAME_OVERHEAD_MAX > FRAME_BYTES_MAX {
             self.encoded.truncate(before);
             return false;
         }
-        *count += 1;
+        share.add(data);
         true
     }
 
-    fn wait(&mut self, input: Input) {
-        self.waiting_counts[input.seat.index()] += 1;
+    fn wait(&mut self, input: Waiting) {
+        self.waiting_shares[input.seat.index()].add(&input.data);
         self.waiting.push_back(input);
     }
 
     /// Empties the frame, then lets waiting inputs in, as far as they fit.
     fn reopen(&mut self) {
         self.encoded.clear();
-        self.counts.fill(0);
+        self.shares.fill(Share::default());
         if self.waiting.is_empty() {
             return;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        self.waiting_counts.fill(0);
+        self.waiting_shares.fill(Share::default());
         for input in waiting {
             // One that stays behind keeps the later ones of its seat behind it.
-            if self.waiting_counts[input.seat.index()] > 0 || !self.try_encode(input) {
+            let behind = self.waiting_shares[input.seat.index()].inputs > 0;
+            if behind || !self.try_encode(input.input()) {
                 self.wait(input);
             }
         }
@@ -332,7 +424,7 @@ mod tests {
     fn press(log: &mut FrameLog, seat: usize, x: i32) {
         let player = PlayerId(100 + seat as u64);
         let command = Command { sid: 1, x, y: 0 };
-        log.add_input(Seat::from_index(seat), player, command)
+        log.add_input(Seat::from_index(seat), player, command, &[])
             .unwrap();
     }
 
@@ -461,7 +553,7 @@ mod tests {
                     x: -1 - x,
                     y: -1,
                 };
-                log.add_input(Seat::from_index(seat), player, command)
+                log.add_input(Seat::from_index(seat), player, command, &[])
                     .unwrap();
             }
         }
@@ -487,8 +579,69 @@ mod tests {
             press(&mut log, 0, i32::try_from(x).unwrap());
         }
         let command = Command::default();
-        let over = log.add_input(Seat::from_index(0), PlayerId(100), command);
+        let over = log.add_input(Seat::from_index(0), PlayerId(100), command, &[]);
         assert_eq!(over, Err(Drop::InputsWaiting));
         press(&mut log, 1, 0);
+    }
+
+    fn press_with(log: &mut FrameLog, x: i32, data: &[u8]) -> Result<(), Drop> {
+        let command = Command { sid: 1, x, y: 0 };
+        log.add_input(Seat::from_index(0), PlayerId(100), command, data)
+    }
+
+    #[test]
+    fn data_of_a_seat_beyond_its_frame_goes_into_the_next_ones_in_order() {
+        let mut log = FrameLog::new(1);
+        for x in 0..5 {
+            press_with(&mut log, x, &[7; 500]).unwrap();
+        }
+        // It has no data, but must not overtake those before it.
+        press_with(&mut log, 5, &[]).unwrap();
+        assert_eq!(
+            [log.seal(), log.seal(), log.seal(), log.seal()],
+            [2, 2, 2, 0]
+        );
+        let frames = decode_frames(log.encoded()).unwrap();
+        let inputs: Vec<_> = frames.iter().flat_map(|frame| &frame.inputs).collect();
+        assert!(inputs.iter().map(|input| input.command.x).eq(0..6));
+        let lens = inputs.iter().map(|input| input.data.len());
+        assert!(lens.eq([500, 500, 500, 500, 500, 0]));
+    }
+
+    #[test]
+    fn data_that_waits_is_bounded_per_seat() {
+        let mut log = FrameLog::new(1);
+        let data = [0; INPUT_DATA_PER_SEAT_AND_FRAME_MAX];
+        for x in 0..9 {
+            press_with(&mut log, x, &data).unwrap();
+        }
+        assert_eq!(press_with(&mut log, 9, &[1]), Err(Drop::InputsWaiting));
+        press_with(&mut log, 10, &[]).unwrap();
+        log.seal();
+        press_with(&mut log, 11, &data).unwrap();
+    }
+
+    #[test]
+    fn what_is_read_of_any_stretch_is_what_the_log_holds_of_it() {
+        let mut log = FrameLog::new(1);
+        for frame in 0..300 {
+            if frame % 3 == 0 {
+                press(&mut log, 0, frame);
+            }
+            log.seal();
+        }
+        let all = decode_frames(log.encoded()).unwrap();
+        for (from, until) in [(0, 300), (0, 1), (1, 3), (63, 130), (299, 300), (250, 298)] {
+            let mut cursor = log.cursor_at(from);
+            let mut got = Vec::new();
+            while cursor.frame < until {
+                let bytes = log.read_batch(&mut cursor, until, 200);
+                assert!(bytes.len() <= 200);
+                got.extend(decode_frames(bytes).unwrap());
+            }
+            assert_eq!(cursor.frame, until);
+            let is_in = |frame: &&Frame| (from..until).contains(&frame.id);
+            assert!(got.iter().eq(all.iter().filter(is_in)), "{from}..{until}");
+        }
     }
 }

@@ -196,6 +196,21 @@ impl Link {
         self.kcp.wait_snd()
     }
 
+    /// Segments that may be under way at once, by the peer's window and our own.
+    pub fn window(&self) -> usize {
+        usize::from(self.kcp.rmt_wnd().min(self.kcp.snd_wnd()))
+    }
+
+    /// The sequence number that the next message will get.
+    pub fn queued(&self) -> u32 {
+        self.queued
+    }
+
+    /// Whether the peer has everything before this sequence number.
+    pub fn has_arrived(&self, sn: u32) -> bool {
+        distance(self.peer_una, sn) >= 0
+    }
+
     /// Smoothed round trip, `None` before the first acknowledgement.
     pub fn srtt(&self) -> Option<Duration> {
         self.srtt

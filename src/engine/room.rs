@@ -17,15 +17,16 @@
 use std::time::Duration;
 
 use super::auth::RoomSecret;
-use super::broadcast::Broadcast;
+use super::broadcast::{self, Broadcast};
 use super::drops::Drop;
 use super::frame_log::FrameLog;
 use super::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
 use super::outbox::{Effect, Outbox};
-use super::seat::{SeatState, Stage};
+use super::seat::{Asked, SeatState, Stage};
 use super::time::Time;
 use super::view::{OverReason, Phase, RoomView, SeatView};
-use super::wire::message::{Downlink, Follows, Held, Uplink, Version, Welcome};
+use super::wire::frame::Command;
+use super::wire::message::{Downlink, Fetch, Fetched, Follows, Held, Uplink, Version, Welcome};
 use crate::journal::record::FrameBytes;
 use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
 
@@ -46,6 +47,8 @@ pub struct Rules {
     pub broadcast_every: u32,
     /// Frames after which the match is over.
     pub max_frames: u32,
+    /// Bytes of data that an input may have; 0 if it may have none.
+    pub input_bytes_max: u32,
     /// Time after the first seat joined at which the match starts without the others.
     pub ready_timeout: Duration,
     /// Age at which the room is over.
@@ -340,6 +343,7 @@ impl Room {
             hz: self.rules.hz,
             head: self.broadcast_head,
             pass: None,
+            input_bytes_max: self.rules.input_bytes_max,
         }
     }
 
@@ -376,6 +380,7 @@ impl Room {
             hz: self.rules.hz,
             broadcast_every: self.rules.broadcast_every,
             max_frames: self.rules.max_frames,
+            input_bytes_max: self.rules.input_bytes_max,
             seed: self.rules.seed,
             created_unix: self.created_unix,
             started_unix: self.started_unix,
@@ -485,16 +490,44 @@ impl Room {
             Uplink::Progress(percent) => self.progress(seat, *percent, out),
             Uplink::Ready => self.ready(now, seat, 0, out),
             Uplink::Resume(held) => self.ready(now, seat, self.agreed(held), out),
-            Uplink::Input(command) => {
-                if !self.is_playing() || self.is_fed {
-                    return Err(Drop::OutOfPhase);
-                }
-                self.log
-                    .add_input(seat, self.seats[seat.index()].player, *command)
-            }
+            Uplink::Input(command) => self.input(seat, *command, &[]),
+            Uplink::Opaque(input) => self.input(seat, input.command, &input.data),
+            Uplink::Fetch(fetch) => self.fetch(seat, *fetch, out),
             Uplink::Result { winner } => self.result(now, seat, *winner, out),
-            Uplink::Connect { .. } | Uplink::Heartbeat | Uplink::Echo(_) => Err(Drop::OutOfPhase),
+            Uplink::Connect { .. } | Uplink::Heartbeat | Uplink::Inputs(_) | Uplink::Echo(_) => {
+                Err(Drop::OutOfPhase)
+            }
         }
+    }
+
+    fn input(&mut self, seat: Seat, command: Command, data: &[u8]) -> Result<(), Drop> {
+        if !self.is_playing() || self.is_fed {
+            return Err(Drop::OutOfPhase);
+        }
+        if u32::try_from(data.len()).is_ok_and(|len| len <= self.rules.input_bytes_max) {
+            let player = self.seats[seat.index()].player;
+            self.log.add_input(seat, player, command, data)
+        } else {
+            Err(Drop::InputTooLong)
+        }
+    }
+
+    /// Frames are wanted that the seat may have had. What is left of a request before is
+    /// forgotten. Of a range that does not exist there is one answer, which covers nothing and
+    /// says how far the head is.
+    fn fetch(&mut self, seat: Seat, fetch: Fetch, out: &mut Outbox) -> Result<(), Drop> {
+        if self.started_unix.is_none() {
+            return Err(Drop::OutOfPhase);
+        }
+        let cursor = self.log.cursor_at(fetch.from.min(self.broadcast_head));
+        let end = fetch.end.unwrap_or(self.broadcast_head);
+        self.seats[seat.index()].asked = Some(Asked {
+            request: fetch.request,
+            cursor,
+            end: end.min(self.broadcast_head).max(cursor.frame),
+        });
+        out.push(Effect::Pump(seat));
+        Ok(())
     }
 
     fn join(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
@@ -817,7 +850,12 @@ impl Room {
     /// Whether [`Room::next_packet`] or [`Room::take_close`] has something for the seat.
     pub fn owes(&self, seat: Seat) -> bool {
         let state = &self.seats[seat.index()];
-        self.owes_frames(state) || !state.progress_owed.is_empty() || state.close_owed
+        self.owes_news(state) || state.close_owed || state.asked.is_some()
+    }
+
+    /// Whether [`Room::next_packet`] has something for the seat.
+    fn owes_news(&self, seat: &SeatState) -> bool {
+        self.owes_frames(seat) || !seat.progress_owed.is_empty()
     }
 
     fn owes_frames(&self, seat: &SeatState) -> bool {
@@ -865,6 +903,45 @@ impl Room {
         false
     }
 
+    /// Whether frames that the seat has asked for may go out: everything else comes before them.
+    pub fn may_send_fetched(&self, seat: Seat) -> bool {
+        let state = &self.seats[seat.index()];
+        state.asked.is_some() && !self.owes_news(state)
+    }
+
+    /// Passes the next packet of frames that the seat has asked for to `send`; false if there is
+    /// none.
+    pub fn next_fetched(&mut self, seat: Seat, send: impl FnOnce(&[u8])) -> bool {
+        let asked = &mut self.seats[seat.index()].asked;
+        let Some(Asked {
+            request,
+            cursor,
+            end,
+        }) = asked
+        else {
+            return false;
+        };
+        let from = cursor.frame;
+        let mut frames = &[][..];
+        if from < *end {
+            frames = self.log.read_batch(cursor, *end, broadcast::FETCHED_MAX);
+        }
+        let covers = Fetched {
+            request: *request,
+            from,
+            until: cursor.frame,
+            end: *end,
+            head: self.broadcast_head,
+        };
+        if covers.until == covers.end {
+            *asked = None;
+        }
+        let mut packet = Vec::new();
+        Downlink::Fetched(covers, frames).encode(&mut packet);
+        send(&packet);
+        true
+    }
+
     /// Whether the seat is to be told now that the room is over; true once. No frame
     /// follows.
     pub fn take_close(&mut self, seat: Seat) -> bool {
@@ -889,6 +966,12 @@ impl Room {
             );
             assert!(seat.is_held() || !seat.online, "an empty seat is online");
             assert!(seat.is_held() || !seat.close_owed && seat.progress_owed.is_empty());
+            assert!(
+                seat.asked
+                    .is_none_or(|asked| asked.end <= self.broadcast_head),
+                "frames are promised that nobody has seen"
+            );
+            assert!(seat.is_held() || seat.asked.is_none());
             let streams = seat.stage == Stage::Streaming;
             assert!(
                 !streams || self.started_unix.is_some(),

@@ -14,9 +14,12 @@ use super::server::Server;
 use super::session::{Place, RoomKey, Session, SessionKey};
 use super::time::Time;
 use super::view::OverReason;
+use super::wire::frame::Input;
 use super::wire::message::{ConnectCode, Downlink, Uplink, Version, Welcome};
 use super::wire::packet::{Packet, PacketReader};
-use crate::limits::{DROPPABLE_BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX};
+use crate::limits::{
+    DROPPABLE_BACKLOG_MAX, FETCHED_SEGMENTS_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX,
+};
 
 /// What takes the place of a segment that may get lost: a heartbeat's answer, which every
 /// client knows and none minds.
@@ -66,7 +69,8 @@ impl Server {
     fn handle_packet(&mut self, now: Time, key: SessionKey, packet: Packet<'_>) {
         self.counters.packets_in += 1;
         let affordable = self.sessions[key].budget.packet(now);
-        let decoded = affordable.and_then(|()| Uplink::decode(packet));
+        let version = self.sessions[key].version;
+        let decoded = affordable.and_then(|()| Uplink::decode_of(version, packet));
         let handled = decoded.and_then(|message| match message {
             Uplink::Connect {
                 player,
@@ -83,20 +87,38 @@ impl Server {
                 Place::None => self.answer(now, key, &Downlink::Echo(body)),
                 Place::Claims(..) | Place::Holds(..) => Err(Drop::EchoWithSeat),
             },
-            message => {
-                let Place::Holds(room, seat) = self.sessions[key].place else {
-                    return Err(Drop::NoSeat);
-                };
-                let handled = self.in_room(now, room, |room, now, out| {
-                    room.handle_message(now, seat, &message, out)
-                });
-                // A room that failed has had its word.
-                handled.unwrap_or(Ok(()))
-            }
+            Uplink::Inputs(inputs) => self.inputs(now, key, inputs),
+            message => self.pass_on(now, key, &message),
         });
         if let Err(reason) = handled {
             self.counters.drop(reason);
         }
+    }
+
+    /// Carries out what a session says to its room.
+    fn pass_on(&mut self, now: Time, key: SessionKey, message: &Uplink<'_>) -> Result<(), Drop> {
+        let Place::Holds(room, seat) = self.sessions[key].place else {
+            return Err(Drop::NoSeat);
+        };
+        let handled = self.in_room(now, room, |room, now, out| {
+            room.handle_message(now, seat, message, out)
+        });
+        // A room that failed has had its word.
+        handled.unwrap_or(Ok(()))
+    }
+
+    /// Several inputs of one packet: each is paid for, carried out and, if need be, dropped as if
+    /// it came by itself.
+    fn inputs(&mut self, now: Time, key: SessionKey, inputs: Vec<Input>) -> Result<(), Drop> {
+        for (index, input) in inputs.into_iter().enumerate() {
+            if index > 0 {
+                self.sessions[key].budget.packet(now)?;
+            }
+            if let Err(reason) = self.pass_on(now, key, &Uplink::Opaque(input)) {
+                self.counters.drop(reason);
+            }
+        }
+        Ok(())
     }
 
     /// Answers a Connect. One that is accepted moves the session to its seat, at once if
@@ -459,7 +481,27 @@ impl Server {
         match pumped {
             Ok(true) => self.say(now, key, &Downlink::Close),
             Ok(false) => {}
-            Err(text) => self.fail_room(now, room_key, text),
+            Err(text) => return self.fail_room(now, room_key, text),
+        }
+        self.pump_fetched(now, key, room_key, seat);
+    }
+
+    /// The same with frames that were asked for, once nothing else is left.
+    fn pump_fetched(&mut self, now: Time, key: SessionKey, room_key: RoomKey, seat: Seat) {
+        let room = &mut self.rooms[room_key].room;
+        let session = &mut self.sessions[key];
+        if !room.may_send_fetched(seat) || !session.takes_fetched() {
+            return;
+        }
+        let pumped = contain(self.contains_panics, || {
+            let most = session.link().backlog() + FETCHED_SEGMENTS_MAX;
+            while session.link().backlog() < most
+                && room.next_fetched(seat, |packet| session.send(now, packet))
+            {}
+            session.has_fetched();
+        });
+        if let Err(text) = pumped {
+            self.fail_room(now, room_key, text);
         }
     }
 
@@ -541,6 +583,7 @@ mod tests {
                     hz: None,
                     broadcast_every: None,
                     max_frames: None,
+                    input_bytes_max: None,
                     secret: RoomSecret::from_bytes([0; 16]),
                 };
                 rig.server.create_room(now, spec).unwrap();

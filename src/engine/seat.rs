@@ -3,7 +3,7 @@
 //! A seat knows no session; whether one holds it is all it is told.
 
 use super::frame_log::Cursor;
-use super::id::{Percent, PlayerId, Seat};
+use super::id::{FrameId, Percent, PlayerId, Seat};
 use super::time::Time;
 use super::wire::message::Version;
 
@@ -18,6 +18,17 @@ pub(super) enum Stage {
     Joined,
     /// It has its Start; frames follow.
     Streaming,
+}
+
+/// Frames that its client has asked for and has yet to get.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// The client's number for the request.
+    pub(super) request: u32,
+    /// The next frame that is covered.
+    pub(super) cursor: Cursor,
+    /// The answers end before this one.
+    pub(super) end: FrameId,
 }
 
 /// The state of one seat.
@@ -43,6 +54,8 @@ pub(super) struct SeatState {
     pub(super) cursor: Cursor,
     /// Seats whose progress it has yet to be told; of each the newest is enough.
     pub(super) progress_owed: Vec<Seat>,
+    /// The request that is being answered, beside its frames.
+    pub(super) asked: Option<Asked>,
     /// When Ready last restarted its frames.
     pub(super) restreamed_at: Option<Time>,
     /// It has yet to be told that the room is over.
@@ -64,6 +77,7 @@ impl SeatState {
             progress: Percent::default(),
             cursor: Cursor::default(),
             progress_owed: Vec::new(),
+            asked: None,
             restreamed_at: None,
             close_owed: false,
             result: None,
@@ -95,6 +109,7 @@ impl SeatState {
     fn leave_flow(&mut self) {
         self.knows_others = false;
         self.progress_owed.clear();
+        self.asked = None;
         self.restreamed_at = None;
         self.close_owed = false;
     }

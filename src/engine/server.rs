@@ -46,7 +46,8 @@ use crate::journal::record::FrameBytes;
 use crate::journal::restore::RestoredRoom;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
-    FRAMES_RANGE, HZ_RANGE, TIMER_WAITS_MAX, TIMERS_PER_TURN_MAX, UPLINK_MESSAGE_MAX,
+    FRAMES_RANGE, HZ_RANGE, INPUT_DATA_RANGE, TIMER_WAITS_MAX, TIMERS_PER_TURN_MAX,
+    UPLINK_MESSAGE_MAX,
 };
 
 /// Sessions that are fetched into the processor's cache together.
@@ -455,6 +456,11 @@ impl Server {
                 "max_frames",
                 spec.max_frames.unwrap_or(config.max_frames),
                 FRAMES_RANGE,
+            )?,
+            input_bytes_max: in_range(
+                "input_bytes",
+                spec.input_bytes_max.unwrap_or(config.input_bytes_max),
+                INPUT_DATA_RANGE,
             )?,
             room: spec.room,
             match_id: MatchId(

@@ -29,9 +29,9 @@ use super::wire::message::Version;
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
-    ACK_PROMPT_FOR, ACK_RIDE_MAX, BACKLOG_MAX, OFFLINE_AFTER, PAST_LIFE, PROBE_EVERY_FAST,
-    PROBE_EVERY_IDLE, PROBE_EVERY_SLOW, QUIET_AFTER, REPEAT_FIRST_EVERY, SEATLESS_LIFE,
-    UNPROVED_LIFE, UNPROVED_SILENCE_MAX,
+    ACK_PROMPT_FOR, ACK_RIDE_MAX, BACKLOG_MAX, FRAME_SEGMENTS_IN_KCP_MAX, OFFLINE_AFTER, PAST_LIFE,
+    PROBE_EVERY_FAST, PROBE_EVERY_IDLE, PROBE_EVERY_SLOW, QUIET_AFTER, REPEAT_FIRST_EVERY,
+    SEATLESS_LIFE, UNPROVED_LIFE, UNPROVED_SILENCE_MAX,
 };
 
 /// The slab key of a session.
@@ -143,6 +143,8 @@ pub(super) struct Session {
     backlog_max: usize,
     /// Its room had more for it than its link took.
     pub(super) behind: bool,
+    /// The sequence number behind the last frames that it had asked for.
+    fetched_end: u32,
     /// It waits in the server's list for the end of the turn.
     pub(super) dirty: bool,
     /// Its timer in the wheel: deadline and generation.
@@ -192,6 +194,7 @@ impl Session {
             watched_since: now,
             backlog_max: BACKLOG_MAX,
             behind: false,
+            fetched_end: 0,
             dirty: false,
             timer: None,
         }
@@ -243,6 +246,14 @@ impl Session {
     /// Whether more frames may be put into the link now.
     pub(super) fn takes_frames(&self, now: Time) -> bool {
         self.valve(now) != Valve::Shut && self.link.is_proved()
+    }
+
+    /// Whether frames that it has asked for may be put into the link now. They arrive in order with
+    /// everything else, so what comes live must not wait behind many of them: those before have
+    /// arrived, and what else is under way leaves room.
+    pub(super) fn takes_fetched(&self) -> bool {
+        let room = self.link.window().min(FRAME_SEGMENTS_IN_KCP_MAX) / 2;
+        self.link.has_arrived(self.fetched_end) && self.link.backlog() <= room
     }
 
     /// Whether it has proved nothing and nothing has been heard of it for so long that the
@@ -343,6 +354,11 @@ impl Session {
             self.progress_at = now;
         }
         self.link.send(packet);
+    }
+
+    /// The last of what was queued are frames that it has asked for.
+    pub(super) fn has_fetched(&mut self) {
+        self.fetched_end = self.link.queued();
     }
 
     /// Takes in a datagram of this conversation.

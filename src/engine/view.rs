@@ -23,6 +23,8 @@ pub struct RoomSpec {
     pub broadcast_every: Option<u32>,
     /// Frames after which the match is over, if not the server's setting.
     pub max_frames: Option<u32>,
+    /// Bytes of data that an input may have, if not the server's setting.
+    pub input_bytes_max: Option<u32>,
     /// The token that lets its players in where the room's own secret does.
     pub secret: RoomSecret,
 }
@@ -138,6 +140,8 @@ pub struct RoomView {
     pub broadcast_every: u32,
     /// Frames after which it is over.
     pub max_frames: u32,
+    /// Bytes of data that an input may have; 0 if it may have none.
+    pub input_bytes_max: u32,
     /// The seed that all clients get.
     pub seed: i32,
     /// When it was created, in Unix seconds.

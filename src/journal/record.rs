@@ -38,7 +38,8 @@ use crate::engine::id::{FrameId, MatchId, PlayerId, RoomId, Seat};
 use crate::engine::room::Rules;
 use crate::engine::view::OverReason;
 use crate::limits::{
-    BROADCAST_EVERY_RANGE, FRAMES_RANGE, HZ_RANGE, JOURNAL_BODY_MAX, PLAYERS_PER_ROOM_RANGE,
+    BROADCAST_EVERY_RANGE, FRAMES_RANGE, HZ_RANGE, INPUT_DATA_RANGE, JOURNAL_BODY_MAX,
+    PLAYERS_PER_ROOM_RANGE,
 };
 
 /// Bytes of one header of a file.
@@ -320,6 +321,9 @@ pub struct Created {
     pub secret: Option<RoomSecret>,
     /// Its players in the order of their seats, none twice.
     pub members: Vec<PlayerId>,
+    /// Bytes of data that an input may have, within [`INPUT_DATA_RANGE`]. A server that knew no
+    /// data has left it out: 0.
+    pub input_bytes_max: u32,
 }
 
 impl Created {
@@ -334,6 +338,7 @@ impl Created {
             hz,
             broadcast_every,
             max_frames,
+            input_bytes_max,
             ready_timeout,
             room_timeout,
             reconnect_grace,
@@ -351,6 +356,7 @@ impl Created {
             reconnect_grace: *reconnect_grace,
             secret: Some(*secret),
             members: members.clone(),
+            input_bytes_max: *input_bytes_max,
         }
     }
 
@@ -364,6 +370,7 @@ impl Created {
             hz: self.hz,
             broadcast_every: self.broadcast_every,
             max_frames: self.max_frames,
+            input_bytes_max: self.input_bytes_max,
             ready_timeout: self.ready_timeout,
             room_timeout: self.room_timeout,
             reconnect_grace: self.reconnect_grace,
@@ -389,6 +396,7 @@ impl Created {
         for member in &self.members {
             encode_varint(member.0, out);
         }
+        encode_varint(u64::from(self.input_bytes_max), out);
     }
 
     fn decode(body: &mut Body<'_>) -> Result<Created, BadBody> {
@@ -417,6 +425,11 @@ impl Created {
         if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(BadBody("members"));
         }
+        let input_bytes_max = if body.0.is_empty() {
+            0
+        } else {
+            body.within(&INPUT_DATA_RANGE, "input_bytes")?
+        };
         Ok(Created {
             room,
             created_unix_us,
@@ -429,6 +442,7 @@ impl Created {
             reconnect_grace,
             secret,
             members,
+            input_bytes_max,
         })
     }
 }
@@ -820,12 +834,13 @@ mod tests {
             reconnect_grace: Duration::ZERO,
             secret: Some(RoomSecret::from_bytes([7; 16])),
             members: vec![PlayerId(1), PlayerId(u64::MAX)],
+            input_bytes_max: 256,
         };
         let mut golden = vec![0xAC, 2, 1, 3, 30, 3, 0xFC, 42, 1, 2, 0, 1];
         golden.extend([7; 16]);
         golden.extend([2, 1]);
         golden.extend([0xFF; 9]);
-        golden.push(1);
+        golden.extend([1, 0x80, 2]);
         let resumed = Resumed {
             started_unix: Some(5),
             head: 6,
@@ -865,6 +880,17 @@ mod tests {
             );
             assert_eq!(Record::decode(kind, golden), Ok(record));
         }
+    }
+
+    #[test]
+    fn a_room_of_a_server_that_knew_no_data_takes_none() {
+        let mut body = vec![1, 0, 0, 30, 3, 9, 1, 1, 1, 0, 1, 5];
+        let Ok(Record::Created(created)) = Record::decode(1, &body) else {
+            panic!("it was whole");
+        };
+        assert_eq!(created.input_bytes_max, 0);
+        body.extend([0xC1, 7]); // 961
+        assert_eq!(Record::decode(1, &body), Err(BadBody("input_bytes")));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! neither the network nor the script; [`crate::sim::world`] asks the questions.
 //!
 //! An input carries who sent it in its operands: `sid` is the conversation, `x` counts the
-//! inputs of that conversation from 0, `y` is a check over both.
+//! inputs of that conversation from 0, `y` is a check over both. The data beside it follows from
+//! the same numbers and its length.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,10 +21,12 @@ use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
 use crate::engine::time::Time;
 use crate::engine::view::{CreateError, OverReason, RoomView};
-use crate::engine::wire::frame::{Command, Frame, FrameInput, decode_frames};
+use crate::engine::wire::frame::{Command, Frame, FrameInput, Input, decode_frames};
 use crate::engine::wire::frame::{encode_frame, encode_input};
-use crate::engine::wire::message::ConnectCode;
-use crate::limits::{FRAME_BYTES_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX};
+use crate::engine::wire::message::{ConnectCode, Fetched};
+use crate::limits::{
+    FRAME_BYTES_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX,
+};
 
 /// The number of a conversation, over the whole world.
 pub type Conn = usize;
@@ -113,6 +116,16 @@ pub enum Violation {
     },
     #[error("conversation {conn}: frame {frame} differs from the room's")]
     FrameDiffers { conn: Conn, frame: FrameId },
+    #[error("conversation {conn}: {covers:?} answers a request for {from}..{end:?}: {what}")]
+    Fetched {
+        conn: Conn,
+        from: FrameId,
+        end: Option<FrameId>,
+        covers: Fetched,
+        what: &'static str,
+    },
+    #[error("conversation {conn}: its request for frames waits since {since}, at {now}")]
+    NotFetched { conn: Conn, since: Time, now: Time },
     #[error("conversation {conn}: closed while its match runs")]
     ClosedEarly { conn: Conn },
     #[error("conversation {conn}: its match is over since {since} and Close has not come by {now}")]
@@ -187,6 +200,7 @@ struct MatchRecord {
     members: Vec<PlayerId>,
     hz: u32,
     max_frames: u32,
+    input_bytes_max: u32,
     seed: i32,
     clock: Option<Clock>,
     started_unix: Option<i64>,
@@ -199,6 +213,57 @@ struct MatchRecord {
     last_turn: Vec<u64>,
 }
 
+/// A request for frames.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    request: u32,
+    from: FrameId,
+    end: Option<FrameId>,
+    /// The frames before this one existed when it was made.
+    existed: FrameId,
+    /// When it was made or answered last.
+    since: Time,
+    /// What came last.
+    last: Option<Fetched>,
+}
+
+impl Asked {
+    /// What is wrong with what the next answer covers.
+    fn fault_of(&self, covers: Fetched) -> Option<&'static str> {
+        let nothing = covers.from == covers.end;
+        let right_from = match self.last {
+            Some(last) => last.until == covers.from && last.end == covers.end,
+            // It begins where it should, or tells that there is nothing so far.
+            None if nothing && covers.from < self.from => covers.from >= self.existed,
+            None => covers.from == self.from,
+        };
+        let most = self.end.map_or(FrameId::MAX, |end| end.max(self.from));
+        let right_end = covers.end == most || (self.existed..most).contains(&covers.end);
+        if covers.request != self.request {
+            Some("it answers another")
+        } else if !right_from {
+            Some("it begins elsewhere")
+        } else if !right_end {
+            Some("it ends elsewhere")
+        } else if covers.until == covers.from && !nothing {
+            Some("it covers nothing")
+        } else {
+            None
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.last.is_some_and(|last| last.until == last.end)
+    }
+}
+
+/// An input that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    at: Time,
+    data_bytes: usize,
+}
+
 /// What is known of a conversation.
 #[derive(Debug)]
 struct ConnRecord {
@@ -208,14 +273,15 @@ struct ConnRecord {
     /// Which of all that were given a seat it is; of two clients of one player, the one that
     /// proves its address last wins.
     turn: u64,
-    /// When each input was sent.
-    sent: Vec<Time>,
+    sent: Vec<Sent>,
     /// The lowest counter that its next input in a log may have.
     logged: u32,
     /// The next frame, once it was told of the start.
     next_frame: Option<FrameId>,
     /// What the same client holds from its conversations before: a match, and the next frame.
     held: Option<(Match, FrameId)>,
+    /// The newest request for frames.
+    asked: Option<Asked>,
     closed: bool,
 }
 
@@ -241,6 +307,10 @@ pub struct Oracle {
     turns: u64,
     /// Frames that were not sent again.
     resumed: u64,
+    /// Frames that came on request, the empty ones too.
+    fetched: u64,
+    /// Bytes of data beside inputs in all logs.
+    data_bytes: u64,
     /// The server was asked to stop.
     stopping: bool,
     scratch: Vec<u8>,
@@ -255,6 +325,15 @@ pub fn command_of(conn: Conn, counter: u32) -> Command {
         x,
         y: sid.wrapping_mul(0x0101_6b2d) ^ x.wrapping_mul(0x0001_93b1),
     }
+}
+
+/// The same with so many bytes of data.
+pub fn input_of(conn: Conn, counter: u32, data_bytes: usize) -> Input {
+    let command = command_of(conn, counter);
+    let [first, step, ..] = command.y.to_le_bytes();
+    let byte = |index: usize| first.wrapping_add(step.wrapping_mul(index.to_le_bytes()[0]));
+    let data = (0..data_bytes).map(byte).collect();
+    Input { command, data }
 }
 
 impl MatchRecord {
@@ -287,10 +366,16 @@ impl MatchRecord {
     }
 
     fn frame_bytes(&self, frame: FrameId) -> Option<&[u8]> {
-        let index = usize::try_from(frame).ok()?;
-        let end = *self.ends.get(index)?;
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        Some(&self.bytes[start..end])
+        self.bytes_of(frame, frame.checked_add(1)?)
+    }
+
+    /// The frames from one to before another; `None` if they do not exist.
+    fn bytes_of(&self, from: FrameId, until: FrameId) -> Option<&[u8]> {
+        let end = |frame: FrameId| match usize::try_from(frame).ok()?.checked_sub(1) {
+            None => Some(0),
+            Some(before) => self.ends.get(before).copied(),
+        };
+        self.bytes.get(end(from)?..end(until)?)
     }
 }
 
@@ -308,6 +393,7 @@ fn encode_into(out: &mut Vec<u8>, frame: &Frame) {
             input.player,
             Seat::from_index(index),
             input.command,
+            &input.data,
         );
     }
     encode_frame(out, frame.id, &inputs);
@@ -334,6 +420,7 @@ impl Oracle {
             members: view.seats.iter().map(|seat| seat.player).collect(),
             hz: view.hz,
             max_frames: view.max_frames,
+            input_bytes_max: view.input_bytes_max,
             seed: view.seed,
             clock: None,
             started_unix: None,
@@ -570,11 +657,16 @@ impl Oracle {
     }
 
     fn check_inputs(&mut self, of: Match, frame: &Frame) -> Result<(), Violation> {
-        let mut counts = vec![0; self.matches[of].members.len()];
+        let mut counts = vec![(0, 0); self.matches[of].members.len()];
         for input in &frame.inputs {
             let seat = self.check_input(of, frame.id, input)?;
-            counts[seat] += 1;
-            if counts[seat] > INPUTS_PER_SEAT_AND_FRAME_MAX {
+            let (inputs, data_bytes) = &mut counts[seat];
+            *inputs += 1;
+            *data_bytes += input.data.len();
+            self.data_bytes += input.data.len() as u64;
+            if *inputs > INPUTS_PER_SEAT_AND_FRAME_MAX
+                || *data_bytes > INPUT_DATA_PER_SEAT_AND_FRAME_MAX
+            {
                 let frame = frame.id;
                 return Err(Violation::FrameTooLarge { of, frame });
             }
@@ -593,18 +685,25 @@ impl Oracle {
         let invented = || Violation::Invented {
             of,
             frame,
-            input: *input,
+            input: input.clone(),
         };
         let conn = Conn::try_from(input.command.sid).map_err(|_| invented())?;
         let counter = u32::try_from(input.command.x).map_err(|_| invented())?;
         let seat = usize::try_from(input.seat - 1).map_err(|_| invented())?;
         let known = &mut self.matches[of];
         let sender = self.conns.get_mut(conn).ok_or_else(invented)?;
+        let index = usize::try_from(counter).map_err(|_| invented())?;
+        let expected = sender
+            .sent
+            .get(index)
+            .map(|sent| input_of(conn, counter, sent.data_bytes));
+        let expected = expected.ok_or_else(invented)?;
         let honest = known.members.get(seat) == Some(&input.player)
             && sender.player == input.player
             && sender.plays == Some(of)
-            && counter < sender.sent_count()
-            && input.command == command_of(conn, counter);
+            && input.command == expected.command
+            && input.data == expected.data
+            && expected.data.len() as u64 <= u64::from(known.input_bytes_max);
         if !honest {
             return Err(invented());
         }
@@ -638,6 +737,7 @@ impl Oracle {
             logged: 0,
             next_frame: None,
             held: None,
+            asked: None,
             closed: false,
         });
         self.conns.len() - 1
@@ -675,7 +775,7 @@ impl Oracle {
     pub fn input_waits_since(&self, conn: Conn) -> Option<Time> {
         let own = &self.conns[conn];
         let index = usize::try_from(own.logged).expect("an index");
-        own.sent.get(index).copied()
+        own.sent.get(index).map(|sent| sent.at)
     }
 
     /// When the oldest frame that a conversation has yet to get was sealed.
@@ -687,9 +787,13 @@ impl Oracle {
         (self.is_playing(of) && next < known.due(now)).then(|| known.sealed_at(next, now))
     }
 
-    /// The next input of a conversation, which the client has taken.
-    pub fn pressed(&mut self, conn: Conn, now: Time) {
-        self.conns[conn].sent.push(now);
+    /// The next input of a conversation, with so many bytes of data, which the client has taken.
+    pub fn pressed(&mut self, conn: Conn, now: Time, data_bytes: usize) {
+        let sent = Sent {
+            at: now,
+            data_bytes,
+        };
+        self.conns[conn].sent.push(sent);
     }
 
     /// The next input of a conversation.
@@ -697,11 +801,46 @@ impl Oracle {
         command_of(conn, self.sent(conn))
     }
 
+    /// Whether a conversation has been told of the start of its match.
+    pub fn has_started(&self, conn: Conn) -> bool {
+        self.conns[conn].next_frame.is_some()
+    }
+
+    /// A conversation has asked for frames.
+    pub fn asked(
+        &mut self,
+        conn: Conn,
+        now: Time,
+        request: u32,
+        from: FrameId,
+        end: Option<FrameId>,
+    ) {
+        let own = &mut self.conns[conn];
+        own.asked = Some(Asked {
+            request,
+            from,
+            end,
+            existed: own.next_frame.unwrap_or(0),
+            since: now,
+            last: None,
+        });
+    }
+
+    /// Frames that clients got because they had asked for them.
+    pub fn fetched(&self) -> u64 {
+        self.fetched
+    }
+
+    /// Bytes of data beside the inputs in all logs.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
     /// A client says what has happened.
     ///
     /// # Errors
     /// If it cannot have.
-    pub fn heard(&mut self, conn: Conn, event: &ClientEvent) -> Result<(), Violation> {
+    pub fn heard(&mut self, conn: Conn, now: Time, event: &ClientEvent) -> Result<(), Violation> {
         match event {
             ClientEvent::Fault(fault) => Err(Violation::Fault {
                 conn,
@@ -713,6 +852,7 @@ impl Oracle {
                 unix_seconds, next, ..
             } => self.told_start(conn, *unix_seconds, *next),
             ClientEvent::Frame(frame) => self.delivered(conn, frame),
+            ClientEvent::Fetched { covers, frames } => self.got(conn, now, *covers, frames),
             ClientEvent::Closed => self.closed(conn),
             ClientEvent::Connected
             | ClientEvent::Progress { .. }
@@ -806,6 +946,54 @@ impl Oracle {
         Ok(())
     }
 
+    /// What was asked for: it must be what the log holds of it, all of it and nothing else.
+    fn got(
+        &mut self,
+        conn: Conn,
+        now: Time,
+        covers: Fetched,
+        frames: &[Frame],
+    ) -> Result<(), Violation> {
+        let (Some(asked), Some(of)) = (self.conns[conn].asked, self.conns[conn].plays) else {
+            let frame = covers.from;
+            return Err(Violation::FrameBeforeStart { conn, frame });
+        };
+        let Asked { from, end, .. } = asked;
+        let wrong = |what| Violation::Fetched {
+            conn,
+            from,
+            end,
+            covers,
+            what,
+        };
+        // A game that reads late may find an answer to a request that it has replaced since.
+        let is_late = covers.request < asked.request;
+        if let Some(what) = asked.fault_of(covers).filter(|_| !is_late) {
+            return Err(wrong(what));
+        }
+        let (mut bytes, mut encoded) = (Vec::new(), Vec::new());
+        for frame in frames {
+            encode_into(&mut encoded, frame);
+            bytes.extend_from_slice(&encoded);
+        }
+        let known = &self.matches[of];
+        if covers.head > known.head() || covers.end > covers.head {
+            return Err(wrong("it is ahead of the match"));
+        }
+        if known.bytes_of(covers.from, covers.until) != Some(&bytes[..]) {
+            return Err(wrong("its frames differ from the room's"));
+        }
+        self.fetched += u64::from(covers.until - covers.from);
+        if !is_late {
+            self.conns[conn].asked = Some(Asked {
+                since: now,
+                last: Some(covers),
+                ..asked
+            });
+        }
+        Ok(())
+    }
+
     fn closed(&mut self, conn: Conn) -> Result<(), Violation> {
         let own = &mut self.conns[conn];
         let room = own.room;
@@ -855,6 +1043,26 @@ impl Oracle {
             });
         }
         Ok(())
+    }
+
+    /// Some time after the last fault: has a request from before been answered since, if it was not
+    /// before?
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn must_be_answered(
+        &self,
+        conn: Conn,
+        healed_at: Time,
+        now: Time,
+    ) -> Result<(), Violation> {
+        match self.conns[conn].asked {
+            Some(asked) if !asked.is_done() && asked.since < healed_at => {
+                let since = asked.since;
+                Err(Violation::NotFetched { conn, since, now })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Some time after the last fault: is everything that this client had sent in the log?

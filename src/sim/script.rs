@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::network::Author;
-use super::oracle::{Conn, Violation};
+use super::oracle::{Conn, Violation, input_of};
 use super::path::Path;
+use super::rng::Rng;
 use super::signals::Signals;
 use super::trouble::OUTAGE_GAP;
 use super::world::{Command, Device, Health, OUTAGE_KCP_MAX, Phase, SETTLE, Tempo, World};
@@ -19,6 +20,7 @@ use crate::engine::auth::RoomSecret;
 use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
 use crate::engine::time::Time;
 use crate::engine::view::RoomSpec;
+use crate::engine::wire::frame::Input;
 use crate::engine::wire::message::Version;
 
 /// Time between two looks of a player at a client that may be stuck.
@@ -58,6 +60,7 @@ pub(super) enum Act {
     Arrive(usize),
     Load(usize, Conn),
     Press(usize, Conn),
+    Fetch(usize, Conn),
     Watch(usize, Conn),
     Trouble(usize),
     Thaw(usize),
@@ -164,6 +167,10 @@ impl World {
         } else {
             5_500
         };
+        let input_bytes_max = self
+            .extras
+            .as_mut()
+            .and_then(|extras| [None, Some(0), Some(20), Some(256), Some(960)][extras.index(5)]);
         let rng = &mut self.rng;
         let result_at = rng
             .per_mille(250)
@@ -185,6 +192,7 @@ impl World {
                 hz: Some(hz),
                 broadcast_every: Some(broadcast_every),
                 max_frames: Some(u32::try_from(max_frames).expect("it is small")),
+                input_bytes_max,
                 secret: RoomSecret::from_bytes([0; 16]),
             },
             hz,
@@ -262,7 +270,12 @@ impl World {
     pub(super) fn perform(&mut self, act: Act) -> Result<(), Violation> {
         let often = matches!(
             act,
-            Act::Load(..) | Act::Press(..) | Act::Watch(..) | Act::Flood(..) | Act::Forge(..)
+            Act::Load(..)
+                | Act::Press(..)
+                | Act::Fetch(..)
+                | Act::Watch(..)
+                | Act::Flood(..)
+                | Act::Forge(..)
         );
         if !often {
             self.note(format!("{act:?}"));
@@ -285,6 +298,7 @@ impl World {
             Act::Resume(device, conn) if self.is_live(device, conn) => self.resume(device)?,
             Act::Load(device, conn) if self.is_live(device, conn) => self.load(device)?,
             Act::Press(device, conn) if self.is_live(device, conn) => self.press(device)?,
+            Act::Fetch(device, conn) if self.is_live(device, conn) => self.fetch(device)?,
             Act::Watch(device, conn) if self.is_live(device, conn) => self.look_at(device)?,
             Act::Thaw(device) => self.thaw(device)?,
             Act::Vanish(device) => self.vanish(device),
@@ -507,18 +521,92 @@ impl World {
             } else {
                 1
             };
-            for _ in 0..times {
-                let command = self.oracle.next_command(conn);
-                if self.devices[index].client.input(command) {
-                    self.oracle.pressed(conn, self.now);
-                }
-            }
+            self.send_inputs(index, times);
             self.device_turn(index)?;
         }
         if self.devices[index].client.state() != ClientState::Closed {
             let most = u64::try_from(press_every.as_micros()).expect("it is short");
             let wait = Duration::from_micros(self.rng.within(1_000..=2 * most));
             self.after(wait, Act::Press(index, conn));
+        }
+        Ok(())
+    }
+
+    /// So many inputs at once; with v2 perhaps several in a packet, and with data.
+    fn send_inputs(&mut self, index: usize, times: u64) {
+        let mut left = usize::try_from(times).expect("they are few");
+        while left > 0 {
+            let conn = self.devices[index].conn;
+            let first = self.oracle.sent(conn);
+            let together = self.draw_together(left);
+            let inputs: Vec<Input> = (first..)
+                .take(together)
+                .map(|counter| input_of(conn, counter, self.draw_data_bytes(index)))
+                .collect();
+            let client = &mut self.devices[index].client;
+            let taken = if client.inputs(&inputs) {
+                &inputs[..]
+            } else if client.input_with(inputs[0].command, &inputs[0].data) {
+                &inputs[..1]
+            } else {
+                &[]
+            };
+            for input in taken {
+                self.oracle.pressed(conn, self.now, input.data.len());
+            }
+            left -= taken.len().max(1);
+        }
+    }
+
+    fn draw_together(&mut self, most: usize) -> usize {
+        let Some(extras) = &mut self.extras else {
+            return 1;
+        };
+        let together = 1 + extras.index(most.min(40));
+        if extras.per_mille(600) { together } else { 1 }
+    }
+
+    fn draw_data_bytes(&mut self, index: usize) -> usize {
+        let most = u64::from(self.devices[index].client.input_bytes_max());
+        let Some(extras) = &mut self.extras else {
+            return 0;
+        };
+        let drawn = match extras.index(8) {
+            0 => extras.within(0..=most),
+            1..5 => extras.within(0..=most.min(30)),
+            _ => 0,
+        };
+        usize::try_from(drawn).expect("it is small")
+    }
+
+    /// Asks for some frames, in v2, and will again: of the past, of all, of the future, of none.
+    fn fetch(&mut self, index: usize) -> Result<(), Violation> {
+        let Some(extras) = &mut self.extras else {
+            return Ok(());
+        };
+        let device = &mut self.devices[index];
+        let conn = device.conn;
+        let near = u64::from(device.client.next_frame()) + 20;
+        let frame = |extras: &mut Rng| {
+            FrameId::try_from(extras.within(0..=near)).expect("a world is short")
+        };
+        let (from, end) = match extras.index(6) {
+            0 => (0, None),
+            1 => (frame(extras), None),
+            2 => (extras.bits32(), Some(extras.bits32())),
+            _ => (frame(extras), Some(frame(extras))),
+        };
+        let wait = extras.millis(50..=4_000);
+        if device.health == Health::Alive && self.oracle.has_started(conn) {
+            if let Some(request) = self.devices[index].client.fetch(from, end) {
+                self.oracle.asked(conn, self.now, request, from, end);
+                self.note(format!("conversation {conn} asks for {from}..{end:?}"));
+            }
+            self.device_turn(index)?;
+        }
+        // Of a room that is over, once.
+        if self.devices[index].client.state() != ClientState::Closed {
+            self.after(wait, Act::Fetch(index, conn));
         }
         Ok(())
     }
@@ -562,6 +650,10 @@ impl World {
             ClientEvent::Started { .. } => {
                 let wait = self.rng.millis(1..=300);
                 self.after(wait, Act::Press(index, conn));
+                if let Some(extras) = &mut self.extras {
+                    let wait = extras.millis(1..=4_000);
+                    self.after(wait, Act::Fetch(index, conn));
+                }
             }
             ClientEvent::Frame(frame)
                 if !device.resulted && room.result_at.is_some_and(|at| frame.id >= at) =>
@@ -623,6 +715,7 @@ impl World {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            input_bytes_max: None,
             secret: RoomSecret::from_bytes([0; 16]),
         }
     }

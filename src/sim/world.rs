@@ -112,6 +112,10 @@ pub struct Report {
     pub conversations: u64,
     /// Frames that were not sent again to clients that held them.
     pub resumed: u64,
+    /// Frames that clients got because they had asked for them.
+    pub fetched: u64,
+    /// Bytes of data beside inputs.
+    pub data_bytes: u64,
 }
 
 /// Runs the world of a seed to its end.
@@ -260,6 +264,13 @@ fn draw_config(rng: &mut Rng, crowded: bool) -> Config {
     config
 }
 
+/// Whether and how players of a world send data, several inputs in a packet, and requests for
+/// frames.
+fn draw_extras(seed: u64) -> Option<Rng> {
+    let mut extras = Rng::new(!seed);
+    extras.per_mille(600).then_some(extras)
+}
+
 /// What is left to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -277,6 +288,9 @@ pub struct World {
     step: u64,
     steps_in_moment: u32,
     pub(super) rng: Rng,
+    /// What players do with v2, if anything: from a stream of its own, so that it leaves the other
+    /// worlds as they are.
+    pub(super) extras: Option<Rng>,
     pub(super) now: Time,
     pub(super) server: Server,
     server_addr: SocketAddr,
@@ -349,6 +363,7 @@ impl World {
             seed,
             step: 0,
             steps_in_moment: 0,
+            extras: draw_extras(seed),
             now: Time::ZERO,
             server: Server::new(config, secrets, signed),
             server_addr,
@@ -430,6 +445,8 @@ impl World {
             counters: self.server.counters(),
             conversations: self.conversations,
             resumed: self.oracle.resumed(),
+            fetched: self.oracle.fetched(),
+            data_bytes: self.oracle.data_bytes(),
         }
     }
 
@@ -975,13 +992,17 @@ impl World {
     pub(super) fn take_news(&mut self, index: usize) -> Result<(), Violation> {
         while let Some(event) = self.devices[index].client.poll_event() {
             let conn = self.devices[index].conn;
-            if !matches!(event, ClientEvent::Frame(_)) {
-                self.note(format!("conversation {conn}: {event:?}"));
+            match &event {
+                ClientEvent::Frame(_) => {}
+                ClientEvent::Fetched { covers, .. } => {
+                    self.note(format!("conversation {conn}: {covers:?}"));
+                }
+                event => self.note(format!("conversation {conn}: {event:?}")),
             }
             // Taken for started again, a client that lives gets fillers in place of what it has
             // not got, and then what it had out of turn: a piece of a match before, too, if its
             // room was created anew meanwhile. It is made to come back at the heal.
-            let heard = self.oracle.heard(conn, &event);
+            let heard = self.oracle.heard(conn, self.now, &event);
             if !self.devices[index].harmed {
                 heard?;
             }
@@ -1040,6 +1061,8 @@ impl World {
             }
             self.oracle
                 .must_be_at_head(device.conn, self.now, lag, state)?;
+            self.oracle
+                .must_be_answered(device.conn, healed_at, self.now)?;
             self.oracle
                 .must_have_inputs(device.conn, device.sent_at_heal, &counters)?;
         }

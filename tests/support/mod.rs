@@ -20,7 +20,7 @@ use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::view::{RoomSpec, RoomView};
 use lockstep_server::engine::wire::frame::{Command, Frame, decode_frames};
 use lockstep_server::engine::wire::message::{
-    ConnectCode, Downlink, Follows, Uplink, Version, Welcome,
+    ConnectCode, Downlink, Fetched, Follows, Uplink, Version, Welcome,
 };
 use lockstep_server::engine::wire::packet::PacketReader;
 use lockstep_server::engine::wire::segment::{self, Cmd, Segment};
@@ -52,6 +52,8 @@ pub(crate) enum Said {
     /// In v2.
     StartFrom(i64, Follows),
     Frames(Vec<Frame>),
+    /// In v2: what it covers, and the frames with input among those.
+    Fetched(Fetched, Vec<Frame>),
     Result,
     Close,
     Echo(Vec<u8>),
@@ -167,6 +169,7 @@ pub(crate) fn spec(members: &[u64]) -> RoomSpec {
         hz: None,
         broadcast_every: None,
         max_frames: None,
+        input_bytes_max: None,
         secret: RoomSecret::from_bytes(*SECRET),
     }
 }
@@ -565,6 +568,7 @@ pub(crate) fn read_message(message: &[u8]) -> Said {
             follows: Some(follows),
         } => Said::StartFrom(unix_seconds, follows),
         Downlink::Frames(body) => Said::Frames(decode_frames(body).unwrap()),
+        Downlink::Fetched(covers, body) => Said::Fetched(covers, decode_frames(body).unwrap()),
         Downlink::Result => Said::Result,
         Downlink::Close => Said::Close,
         Downlink::Echo(body) => Said::Echo(body.to_vec()),

@@ -266,6 +266,7 @@ impl Bot {
                 | ClientEvent::Joined { .. }
                 | ClientEvent::Progress { .. }
                 | ClientEvent::Ready
+                | ClientEvent::Fetched { .. }
                 | ClientEvent::ResultAcknowledged
                 | ClientEvent::Echo(_)
                 | ClientEvent::HeartbeatAnswered => {}

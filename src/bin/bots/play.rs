@@ -202,6 +202,7 @@ mod tests {
                 hz: None,
                 broadcast_every: None,
                 max_frames: None,
+                input_bytes_max: None,
                 secret: RoomSecret::from_bytes([0; 16]),
             };
             handle.create(spec).unwrap().unwrap();

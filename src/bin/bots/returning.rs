@@ -388,6 +388,7 @@ impl Player {
             ClientEvent::Joined { .. }
             | ClientEvent::Progress { .. }
             | ClientEvent::Ready
+            | ClientEvent::Fetched { .. }
             | ClientEvent::ResultAcknowledged
             | ClientEvent::Echo(_)
             | ClientEvent::HeartbeatAnswered => {}

@@ -64,6 +64,8 @@ fn hash(frame: &Frame) -> u64 {
         hasher.write_i32(input.command.sid);
         hasher.write_i32(input.command.x);
         hasher.write_i32(input.command.y);
+        hasher.write_usize(input.data.len());
+        hasher.write(&input.data);
     }
     hasher.finish()
 }
@@ -82,7 +84,7 @@ pub(crate) fn input_of(player: PlayerId, number: i32) -> Command {
 
 /// Whether an input is one that its player could have sent.
 pub(crate) fn is_genuine(input: &FrameInput) -> bool {
-    input_of(input.player, input.command.x) == input.command
+    input_of(input.player, input.command.x) == input.command && input.data.is_empty()
 }
 
 /// What became of an own input that came back.
@@ -218,6 +220,7 @@ mod tests {
             player,
             seat: 1,
             command: input_of(player, *number),
+            data: Vec::new(),
         };
         let inputs = numbers.iter().map(input).collect();
         Frame { id, inputs }
@@ -233,15 +236,18 @@ mod tests {
         let mut other = frame(1, &[1, 2]);
         other.inputs[1].seat = 2;
         assert!(!log.agrees(&other));
+        other = frame(1, &[1, 2]);
+        other.inputs[0].data.push(0);
+        assert!(!log.agrees(&other));
         assert_eq!(log.len(), 2);
     }
 
     #[test]
     fn an_altered_input_is_not_genuine() {
-        let good = frame(0, &[5]).inputs[0];
+        let good = frame(0, &[5]).inputs.remove(0);
         assert!(is_genuine(&good));
         let alter = |change: fn(&mut FrameInput)| {
-            let mut input = good;
+            let mut input = good.clone();
             change(&mut input);
             is_genuine(&input)
         };
@@ -249,6 +255,7 @@ mod tests {
         assert!(!alter(|input| input.command.x += 1));
         assert!(!alter(|input| input.command.y += 1));
         assert!(!alter(|input| input.command.sid += 1));
+        assert!(!alter(|input| input.data.push(0)));
     }
 
     #[test]

@@ -324,6 +324,7 @@ fn server(of: &FinishedMatch) -> Result<Server, String> {
         hz: Some(made.hz),
         broadcast_every: Some(made.broadcast_every),
         max_frames: Some(of.frames),
+        input_bytes_max: None,
         secret: RoomSecret::from_bytes([0; 16]),
     };
     let created = server.create_room(Time::ZERO, spec);

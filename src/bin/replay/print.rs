@@ -75,8 +75,12 @@ fn head(of: &FinishedMatch, out: &mut impl Write) -> io::Result<()> {
 fn frame_text(frame: &Frame) -> String {
     let inputs = frame.inputs.iter().map(|input| {
         let command = &input.command;
+        let data = match hex(&input.data) {
+            hex if hex.is_empty() => hex,
+            hex => format!(" data {hex}"),
+        };
         format!(
-            " | seat {} sid {} x {} y {}",
+            " | seat {} sid {} x {} y {}{data}",
             input.seat, command.sid, command.x, command.y
         )
     });
@@ -118,10 +122,15 @@ fn frame_json(frame: &Frame) -> String {
                 "sid": command.sid,
                 "x": command.x,
                 "y": command.y,
+                "data": hex(&input.data),
             })
         })
         .collect();
     json!({ "frame": frame.id, "inputs": inputs }).to_string()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A moment of Unix seconds, and as a date of UTC where its year has four digits.

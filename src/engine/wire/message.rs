@@ -4,12 +4,15 @@
 //! and decodes from a packet, because the server and [`crate::client`] stand at opposite
 //! ends of both. `battleID` of the wire becomes a room here, and nowhere else.
 
-use super::frame::Command;
+use prost::Message as _;
+
+use super::frame::{Command, Input};
 use super::packet::{self, Packet};
 use super::pb::{self, Id};
 use super::signal::{Pass, SessionId, SessionSecret};
 use crate::engine::drops::Drop;
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId};
+use crate::limits::INPUTS_PER_PACKET_MAX;
 
 /// The server's answer to a Connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub enum Version {
     /// The original's.
     #[default]
     V1,
-    /// With resume.
+    /// With resume, requests for frames, and data beside inputs.
     V2,
 }
 
@@ -101,6 +104,45 @@ pub struct Welcome {
     pub head: FrameId,
     /// By what the session goes on at another address; none from a server that cannot do it.
     pub pass: Option<Pass>,
+    /// Bytes of data that an input may have; 0 if it may have none.
+    pub input_bytes_max: u32,
+}
+
+/// A request for frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The client's number for it, which comes back in the answers.
+    pub request: u32,
+    /// The first frame that is wanted.
+    pub from: FrameId,
+    /// The frame after the last one that is wanted; `None` for all there are.
+    pub end: Option<FrameId>,
+}
+
+/// What one of the answers to a [`Fetch`] covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The number of the request.
+    pub request: u32,
+    /// It covers the frames from this one,
+    pub from: FrameId,
+    /// and before this one. Of those, the ones that are not in it were empty.
+    pub until: FrameId,
+    /// The frame before which the last answer ends.
+    pub end: FrameId,
+    /// Frames sealed so far.
+    pub head: FrameId,
+}
+
+impl Fetched {
+    /// Bytes that it takes in a message at the most, besides the frames: five fields of a tag of one
+    /// byte and a varint of up to five.
+    pub const BYTES_MAX: usize = 5 * 6;
+
+    /// Whether it can be: what it covers lies within the answer, and that within the match.
+    fn is_sane(&self) -> bool {
+        self.from <= self.until && self.until <= self.end && self.end <= self.head
+    }
 }
 
 /// What a client says.
@@ -129,6 +171,12 @@ pub enum Uplink<'a> {
     Resume(Held),
     /// What the player did.
     Input(Command),
+    /// The same with data beside it: an Input of v2.
+    Opaque(Input),
+    /// What the player did, several times, in order, each as if it came by itself; of v2.
+    Inputs(Vec<Input>),
+    /// "Send me these frames", of v2.
+    Fetch(Fetch),
     /// "The match ended, and this player won."
     Result {
         /// The winner, by this client's account.
@@ -139,10 +187,28 @@ pub enum Uplink<'a> {
 }
 
 impl<'a> Uplink<'a> {
+    /// Reads a packet that came from a client of this version: for one of v1 there are no messages
+    /// of v2, and their fields are passed over whatever they hold.
+    ///
+    /// # Errors
+    /// As [`Uplink::decode`].
+    pub fn decode_of(version: Version, packet: Packet<'a>) -> Result<Uplink<'a>, Drop> {
+        let id = Id::try_from(i32::from(packet.id));
+        match (version, id) {
+            (Version::V1, Ok(Id::MsgInputs | Id::MsgFetchFrames)) => Err(Drop::UnknownMessage),
+            (Version::V1, Ok(Id::MsgInput)) => {
+                let InputOfV1 { sid, x, y } = decode(packet.body)?;
+                Ok(Uplink::Input(Command { sid, x, y }))
+            }
+            _ => Uplink::decode(packet),
+        }
+    }
+
     /// Reads a packet that came from a client.
     ///
     /// # Errors
-    /// [`Drop::UnknownMessage`] or [`Drop::MalformedBody`]; the stream goes on behind it.
+    /// [`Drop::UnknownMessage`], [`Drop::MalformedBody`] or [`Drop::InputsInPacket`]; the stream
+    /// goes on behind it.
     pub fn decode(packet: Packet<'a>) -> Result<Uplink<'a>, Drop> {
         let body = packet.body;
         Ok(match Id::try_from(i32::from(packet.id)) {
@@ -175,18 +241,34 @@ impl<'a> Uplink<'a> {
                 Ok(_) | Err(_) => Uplink::Ready,
             },
             Ok(Id::MsgInput) => {
-                let message = decode::<pb::C2sInputMsg>(body)?;
-                Uplink::Input(Command {
-                    sid: message.sid(),
-                    x: message.x(),
-                    y: message.y(),
+                let Input { command, data } = decode::<pb::C2sInputMsg>(body)?.into();
+                if data.is_empty() {
+                    Uplink::Input(command)
+                } else {
+                    Uplink::Opaque(Input { command, data })
+                }
+            }
+            Ok(Id::MsgInputs) => {
+                let inputs = decode::<pb::C2sInputsMsg>(body)?.inputs;
+                if inputs.len() > INPUTS_PER_PACKET_MAX {
+                    return Err(Drop::InputsInPacket);
+                }
+                Uplink::Inputs(inputs.into_iter().map(Input::from).collect())
+            }
+            Ok(Id::MsgFetchFrames) => {
+                let message = decode::<pb::C2sFetchFramesMsg>(body)?;
+                Uplink::Fetch(Fetch {
+                    request: message.request(),
+                    from: message.from_frame(),
+                    end: message.end_frame,
                 })
             }
             Ok(Id::MsgResult) => Uplink::Result {
                 winner: decode::<pb::C2sResultMsg>(body)?.winner_id(),
             },
             Ok(Id::MsgEnd) => Uplink::Echo(body),
-            Ok(Id::MsgBegin | Id::MsgStart | Id::MsgFrame | Id::MsgClose) | Err(_) => {
+            Ok(Id::MsgBegin | Id::MsgStart | Id::MsgFrame | Id::MsgClose | Id::MsgFetched)
+            | Err(_) => {
                 return Err(Drop::UnknownMessage);
             }
         })
@@ -227,13 +309,28 @@ impl<'a> Uplink<'a> {
                 write(out, Id::MsgReady, &message);
             }
             Uplink::Input(command) => {
-                let message = pb::C2sInputMsg {
-                    sid: Some(command.sid),
-                    x: Some(command.x),
-                    y: Some(command.y),
-                    frame_id: None,
+                let data = Vec::new();
+                let command = *command;
+                write(
+                    out,
+                    Id::MsgInput,
+                    &pb::C2sInputMsg::from(Input { command, data }),
+                );
+            }
+            Uplink::Opaque(input) => {
+                write(out, Id::MsgInput, &pb::C2sInputMsg::from(input.clone()));
+            }
+            Uplink::Inputs(inputs) => {
+                let inputs = inputs.iter().cloned().map(pb::C2sInputMsg::from).collect();
+                write(out, Id::MsgInputs, &pb::C2sInputsMsg { inputs });
+            }
+            Uplink::Fetch(fetch) => {
+                let message = pb::C2sFetchFramesMsg {
+                    request: Some(fetch.request),
+                    from_frame: Some(fetch.from),
+                    end_frame: fetch.end,
                 };
-                write(out, Id::MsgInput, &message);
+                write(out, Id::MsgFetchFrames, &message);
             }
             Uplink::Result { winner } => {
                 write(
@@ -245,6 +342,41 @@ impl<'a> Uplink<'a> {
                 );
             }
             Uplink::Echo(body) => write_bytes(out, Id::MsgEnd, body),
+        }
+    }
+}
+
+/// What v1 knows of a `C2S_InputMsg`, but for its frame, which means nothing.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct InputOfV1 {
+    #[prost(int32, tag = "1")]
+    sid: i32,
+    #[prost(int32, tag = "2")]
+    x: i32,
+    #[prost(int32, tag = "3")]
+    y: i32,
+}
+
+impl From<pb::C2sInputMsg> for Input {
+    fn from(message: pb::C2sInputMsg) -> Input {
+        let command = Command {
+            sid: message.sid(),
+            x: message.x(),
+            y: message.y(),
+        };
+        let data = message.data.unwrap_or_default();
+        Input { command, data }
+    }
+}
+
+impl From<Input> for pb::C2sInputMsg {
+    fn from(Input { command, data }: Input) -> pb::C2sInputMsg {
+        pb::C2sInputMsg {
+            sid: Some(command.sid),
+            x: Some(command.x),
+            y: Some(command.y),
+            frame_id: None,
+            data: Some(data).filter(|data| !data.is_empty()),
         }
     }
 }
@@ -294,6 +426,8 @@ pub enum Downlink<'a> {
     },
     /// Frames: the body of an S2C_FrameMsg, for [`super::frame::decode_frames`].
     Frames(&'a [u8]),
+    /// Frames that were asked for, in v2: what it covers, and the same as in [`Downlink::Frames`].
+    Fetched(Fetched, &'a [u8]),
     /// A result has arrived.
     Result,
     /// The room is over.
@@ -327,6 +461,7 @@ impl<'a> Downlink<'a> {
                     session: welcome.pass.map(|pass| pass.session.0),
                     secret: welcome.pass.map(|pass| pass.secret.to_bytes().to_vec()),
                     history: Some(welcome.history),
+                    input_bytes: Some(welcome.input_bytes_max),
                 };
                 write(out, Id::MsgConnect, &message);
             }
@@ -363,6 +498,21 @@ impl<'a> Downlink<'a> {
                 write(out, Id::MsgStart, &message);
             }
             Downlink::Frames(body) => write_bytes(out, Id::MsgFrame, body),
+            Downlink::Fetched(covers, frames) => {
+                let covers = pb::S2cFetchedMsg {
+                    // They stand before the rest, encoded already.
+                    frames: Vec::new(),
+                    request: Some(covers.request),
+                    from_frame: Some(covers.from),
+                    until_frame: Some(covers.until),
+                    end_frame: Some(covers.end),
+                    head: Some(covers.head),
+                };
+                packet::write(out, id_byte(Id::MsgFetched), |out| {
+                    out.extend_from_slice(frames);
+                    covers.encode_raw(out);
+                });
+            }
             Downlink::Result => write_empty(out, Id::MsgResult),
             Downlink::Close => write_empty(out, Id::MsgClose),
             Downlink::Echo(body) => write_bytes(out, Id::MsgEnd, body),
@@ -386,6 +536,7 @@ impl<'a> Downlink<'a> {
                             hz: message.hz(),
                             head: message.head(),
                             pass: pass_in(&message),
+                            input_bytes_max: message.input_bytes(),
                         })
                     }
                     _ => Downlink::Connect(message.error_code().into()),
@@ -425,10 +576,27 @@ impl<'a> Downlink<'a> {
                 }
             }
             Ok(Id::MsgFrame) => Downlink::Frames(body),
+            Ok(Id::MsgFetched) => {
+                let message = decode::<pb::S2cFetchedMsg>(body)?;
+                let covers = Fetched {
+                    request: message.request(),
+                    from: message.from_frame(),
+                    until: message.until_frame(),
+                    end: message.end_frame(),
+                    head: message.head(),
+                };
+                if !covers.is_sane() {
+                    return Err(Drop::MalformedBody);
+                }
+                // Its frames have the number that those of an S2C_FrameMsg have.
+                Downlink::Fetched(covers, body)
+            }
             Ok(Id::MsgResult) => Downlink::Result,
             Ok(Id::MsgClose) => Downlink::Close,
             Ok(Id::MsgEnd) => Downlink::Echo(body),
-            Ok(Id::MsgBegin | Id::MsgInput) | Err(_) => return Err(Drop::UnknownMessage),
+            Ok(Id::MsgBegin | Id::MsgInput | Id::MsgInputs | Id::MsgFetchFrames) | Err(_) => {
+                return Err(Drop::UnknownMessage);
+            }
         })
     }
 }

@@ -188,6 +188,8 @@ fn server(players: u64) -> Server {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            watchers_max: None,
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(Time::ZERO, spec).expect("there is room");

@@ -419,6 +419,8 @@ fn spec(room: u64) -> RoomSpec {
         hz: Some(HZ),
         broadcast_every: None,
         max_frames: None,
+        watchers_max: None,
+        watch_delay: None,
         secret: RoomSecret::from_bytes([0; 16]),
     }
 }

@@ -100,6 +100,8 @@ impl Table {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            watchers_max: None,
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         self.server

@@ -107,6 +107,8 @@ fn crowd() -> Vec<Vec<u8>> {
             reconnect_grace: Duration::from_secs(60),
             secret: Some(RoomSecret::from_bytes([7; 16])),
             members: (1..=4).map(PlayerId).collect(),
+            watchers_max: 0,
+            watch_delay: 0,
         };
         pen.write(&Record::Created(Box::new(created)), &mut batch);
         pen.write(&Record::Started { unix_seconds: 1 }, &mut batch);

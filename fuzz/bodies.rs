@@ -204,6 +204,8 @@ impl World {
             hz: None,
             broadcast_every: None,
             max_frames: None,
+            watchers_max: None,
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(now, spec).expect("it is legal");

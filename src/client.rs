@@ -96,6 +96,13 @@
 //!
 //! `examples/play.rs` is a whole game on the same ground.
 //!
+//! # Watching
+//!
+//! With [`ClientConfig::watch`] the same client is a spectator's: it takes no seat
+//! ([`ClientEvent::Joined`] says seat 0), all players are its others, and after `join` and `ready`
+//! the frames come as they do to a player, [`Client::watch_delay`] frames late, and all that were
+//! held back when the match is over. What only players say it does not send.
+//!
 //! # What it does not do
 //!
 //! It never decides that the server is gone: look at [`Client::silent_for`] and call
@@ -113,7 +120,9 @@ use crate::engine::link::Link;
 use crate::engine::time::Time;
 use crate::engine::transmit::{Sink, Transmits};
 use crate::engine::wire::frame::{Command, Frame, decode_frames};
-use crate::engine::wire::message::{ConnectCode, Downlink, Follows, Held, Uplink, Version};
+use crate::engine::wire::message::{
+    ConnectCode, Downlink, Follows, Held, Uplink, Version, WatchFrom, Welcome,
+};
 use crate::engine::wire::packet::{self, Packet, PacketReader};
 use crate::engine::wire::segment::Datagram;
 use crate::limits::{
@@ -144,6 +153,9 @@ pub struct ClientConfig {
     pub clock_base: u32,
     /// The newest version of the protocol to speak: an older server answers in its own.
     pub version: Version,
+    /// To watch and not to play, and from where on: needs a server that speaks v2, and a room
+    /// that lets spectators in.
+    pub watch: Option<WatchFrom>,
     /// Time between two heartbeats, `None` for none. This server needs none, the original
     /// one does.
     pub heartbeat_every: Option<Duration>,
@@ -159,6 +171,7 @@ impl ClientConfig {
             conv: Conv(0),
             clock_base: 0,
             version: Version::V2,
+            watch: None,
             heartbeat_every: Some(HEARTBEAT_EVERY),
         }
     }
@@ -192,7 +205,7 @@ pub enum ClientEvent {
     Refused(ConnectCode),
     /// The seat is taken.
     Joined {
-        /// Own seat, counted from 1.
+        /// Own seat, counted from 1; 0 for a spectator.
         seat: i32,
         /// The other players and their progress, in the order of their seats.
         others: Vec<(PlayerId, Percent)>,
@@ -211,7 +224,7 @@ pub enum ClientEvent {
     /// The match begins, or is told again after a reconnect. In v2 it then goes on where it was:
     /// `next` is the frame after the last one that was delivered. In v1, and where another match
     /// is played in the room by now, `next` is 0, and a game that has played some of it
-    /// begins anew or skips what it has seen.
+    /// begins anew or skips what it has seen. A spectator who wants the newest begins anywhere.
     Started {
         /// When the match began, in Unix seconds.
         unix_seconds: i64,
@@ -311,6 +324,8 @@ pub struct Client {
     seed: Option<i32>,
     /// The match of this conversation, in v2.
     match_id: Option<MatchId>,
+    /// Frames that are held back from a spectator.
+    watch_delay: Option<FrameId>,
     /// What the conversations before have brought of a match.
     held: Option<Held>,
     /// The lowest id that the next frame of the wire may have, `None` before the Start.
@@ -349,6 +364,7 @@ impl Client {
             others: Vec::new(),
             seed: None,
             match_id: None,
+            watch_delay: None,
             held: None,
             frame_expected: None,
             events: VecDeque::new(),
@@ -396,6 +412,12 @@ impl Client {
     /// JoinRoom.
     pub fn seed(&self) -> Option<i32> {
         self.seed
+    }
+
+    /// Frames by which a spectator sees the match late; `None` for a player, and before the answer
+    /// to the Connect.
+    pub fn watch_delay(&self) -> Option<FrameId> {
+        self.watch_delay
     }
 
     /// The id of the next frame that [`Client::poll_event`] delivers.
@@ -536,7 +558,9 @@ impl Client {
     /// Tells how much of the game is loaded; the other players get to know it. It makes sense
     /// once the seat is taken.
     pub fn progress(&mut self, percent: Percent) -> bool {
-        self.state >= ClientState::Joined && self.say_in_room(&Uplink::Progress(percent))
+        self.state >= ClientState::Joined
+            && self.plays()
+            && self.say_in_room(&Uplink::Progress(percent))
     }
 
     /// Asks for the match to start, at once when the seat is taken, else as soon as that has
@@ -554,12 +578,12 @@ impl Client {
     /// Does something in the game. It happens, for everyone, in the frame that brings it
     /// back. It makes sense while the match runs.
     pub fn input(&mut self, command: Command) -> bool {
-        self.state == ClientState::Playing && self.say(&Uplink::Input(command))
+        self.state == ClientState::Playing && self.plays() && self.say(&Uplink::Input(command))
     }
 
     /// Tells who has won, by this player's account. It makes sense while the match runs.
     pub fn result(&mut self, winner: u64) -> bool {
-        self.state == ClientState::Playing && self.say(&Uplink::Result { winner })
+        self.state == ClientState::Playing && self.plays() && self.say(&Uplink::Result { winner })
     }
 
     /// Gives a sign of life besides the regular ones.
@@ -609,11 +633,21 @@ impl Client {
     // --- Inside ---------------------------------------------------------------------------
 
     fn say_connect(&mut self) -> bool {
-        let message = Uplink::Connect {
-            player: self.config.player,
-            room: self.config.room,
-            token: self.config.token.clone(),
-            version: self.config.version,
+        let (player, room) = (self.config.player, self.config.room);
+        let token = self.config.token.clone();
+        let message = match self.config.watch {
+            Some(from) => Uplink::Watch {
+                player,
+                room,
+                token,
+                from,
+            },
+            None => Uplink::Connect {
+                player,
+                room,
+                token,
+                version: self.config.version,
+            },
         };
         let mut bytes = Vec::with_capacity(64);
         // A token that no packet holds gets the answer that it would get from a server.
@@ -626,6 +660,10 @@ impl Client {
         }
         self.link.send(&bytes);
         true
+    }
+
+    fn plays(&self) -> bool {
+        self.config.watch.is_none()
     }
 
     fn say_in_room(&mut self, message: &Uplink<'_>) -> bool {
@@ -688,10 +726,16 @@ impl Client {
             return self.fault(ClientFault::OutOfPlace { id });
         }
         match message {
+            // A server that knows of no spectators has given a seat.
+            Downlink::Connect(ConnectCode::Ok)
+            | Downlink::Welcome(Welcome {
+                watch_delay: None, ..
+            }) if !self.plays() => self.refused(ConnectCode::NoWatch),
             Downlink::Connect(ConnectCode::Ok) => self.connected(),
             Downlink::Connect(code) => self.refused(code),
             Downlink::Welcome(welcome) => {
                 self.match_id = Some(welcome.match_id);
+                self.watch_delay = welcome.watch_delay;
                 self.held = self.held.filter(|held| held.match_id == welcome.match_id);
                 self.connected();
             }
@@ -749,7 +793,8 @@ impl Client {
 
     fn started(&mut self, message_id: u8, unix_seconds: i64, follows: Option<Follows>) {
         let Follows { next, head } = follows.unwrap_or(Follows { next: 0, head: 0 });
-        if next > 0 && self.held.is_none_or(|held| held.next != next) {
+        let anywhere = self.config.watch == Some(WatchFrom::Newest);
+        if next > 0 && !anywhere && self.held.is_none_or(|held| held.next != next) {
             // Nobody has asked for these.
             return self.fault(ClientFault::OutOfPlace { id: message_id });
         }
@@ -1083,6 +1128,64 @@ mod tests {
             let mut all = Match::with(config.clone());
             assert_eq!(all.up().len(), usize::from(fits), "{len} bytes");
             assert_eq!(all.events().len(), usize::from(!fits));
+        }
+    }
+
+    #[test]
+    fn a_spectator_says_what_it_wants_and_nothing_that_players_say() {
+        let watch = Some(WatchFrom::Newest);
+        let mut all = Match::with(ClientConfig { watch, ..config() });
+        all.client.join();
+        all.client.ready();
+        let connect = said(&Uplink::Watch {
+            player: PlayerId(1),
+            room: RoomId(9),
+            token: String::new(),
+            from: WatchFrom::Newest,
+        });
+        assert_eq!(all.up(), [connect]);
+        all.tell(&Downlink::Welcome(Welcome {
+            match_id: MatchId(5),
+            hz: 30,
+            head: 70,
+            watch_delay: Some(90),
+        }));
+        assert_eq!(all.client.watch_delay(), Some(90));
+        assert_eq!(all.up(), [said(&Uplink::JoinRoom)]);
+        all.tell(&joined());
+        assert_eq!(all.up(), [said(&Uplink::Ready)]);
+        let follows = Some(Follows { next: 70, head: 70 });
+        all.tell(&Downlink::Start {
+            unix_seconds: 5,
+            follows,
+        });
+        all.send(&batch(&[(70, 1), (72, 0)]));
+        let frames = all.events().split_off(3);
+        assert_eq!(frames, [frame(70, 1), frame(71, 0), frame(72, 0)]);
+        assert!(!all.client.input(command(1)) && !all.client.result(1));
+        assert!(!all.client.progress(Percent::FULL));
+        assert_eq!(all.up(), Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn a_spectator_wants_no_seat_from_a_server_that_knows_of_none() {
+        let watch = Some(WatchFrom::Start);
+        let welcome = Welcome {
+            match_id: MatchId(5),
+            hz: 30,
+            head: 0,
+            watch_delay: None,
+        };
+        for answer in [
+            Downlink::Connect(ConnectCode::Ok),
+            Downlink::Welcome(welcome),
+        ] {
+            let mut all = Match::with(ClientConfig { watch, ..config() });
+            all.client.join();
+            all.up();
+            all.tell(&answer);
+            assert_eq!(all.events(), [ClientEvent::Refused(ConnectCode::NoWatch)]);
+            assert_eq!(all.up(), Vec::<Vec<u8>>::new(), "and does not join");
         }
     }
 

@@ -192,6 +192,8 @@ fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
             max_rooms: source.given(&MAX_ROOMS)?.count()?,
             max_sessions: source.given(&MAX_SESSIONS)?.count()?,
             max_players_per_room: source.given(&MAX_PLAYERS_PER_ROOM)?.count()?,
+            watchers: source.given(&WATCHERS)?.count()?,
+            watch_delay: source.given(&WATCH_DELAY)?.count()?,
             auth: access::auth(source)?,
         },
     })
@@ -411,6 +413,29 @@ static IDLE_TIMEOUT: Setting = Setting {
     help: "Silence after which a client's session ends",
 };
 
+static WATCHERS: Setting = Setting {
+    name: "watchers",
+    heading: MATCH,
+    default: "0",
+    kind: Kind::Count {
+        unit: "spectators",
+        range: limits::WATCHERS_RANGE,
+    },
+    help: "Spectators that may watch a room that does not ask for others; 0 lets nobody watch",
+};
+
+static WATCH_DELAY: Setting = Setting {
+    name: "watch-delay",
+    heading: MATCH,
+    default: "0",
+    kind: Kind::Count {
+        unit: "frames",
+        range: limits::WATCH_DELAY_RANGE,
+    },
+    help: "Frames by which they see the match late, if the room does not ask for others, so \
+           that nobody can help a player by watching",
+};
+
 static MAX_ROOMS: Setting = Setting {
     name: "max-rooms",
     heading: LIMITS,
@@ -454,7 +479,7 @@ static LOG: Setting = Setting {
 };
 
 /// All of them, in the order of the help.
-static ALL: [&Setting; 20] = [
+static ALL: [&Setting; 22] = [
     &UDP,
     &WEB,
     &AUTH,
@@ -471,6 +496,8 @@ static ALL: [&Setting; 20] = [
     &ROOM_TIMEOUT,
     &RECONNECT_GRACE,
     &IDLE_TIMEOUT,
+    &WATCHERS,
+    &WATCH_DELAY,
     &MAX_ROOMS,
     &MAX_SESSIONS,
     &MAX_PLAYERS_PER_ROOM,
@@ -1000,6 +1027,8 @@ mod tests {
             ("max-rooms", "10"),
             ("max-sessions", "11"),
             ("max-players-per-room", "12"),
+            ("watchers", "13"),
+            ("watch-delay", "14"),
             ("log", "debug"),
         ];
         let expected = |guard: Guard, auth: Auth| Settings {
@@ -1018,6 +1047,8 @@ mod tests {
                 max_rooms: 10,
                 max_sessions: 11,
                 max_players_per_room: 12,
+                watchers: 13,
+                watch_delay: 14,
                 auth,
             },
         };

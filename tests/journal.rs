@@ -39,6 +39,8 @@ fn created(room: u64) -> Record<'static> {
         reconnect_grace: Duration::from_secs(60),
         secret: Some(RoomSecret::from_bytes([7; 16])),
         members: vec![PlayerId(1), PlayerId(2)],
+        watchers_max: 0,
+        watch_delay: 0,
     }))
 }
 

@@ -176,7 +176,7 @@ fn constants() -> BTreeMap<String, String> {
     let times = times! {
         TIMESTAMP_AGE_MAX LATE_MAX REPEAT_FIRST_EVERY UNPROVED_LIFE SEATLESS_LIFE QUIET_AFTER
         PROBE_EVERY_FAST PROBE_EVERY_SLOW PROBE_EVERY_IDLE OFFLINE_AFTER PAST_LIFE OVER_LINGER
-        RESTREAM_EVERY ACK_RIDE_MAX ACK_PROMPT_FOR
+        RESTREAM_EVERY ACK_RIDE_MAX ACK_PROMPT_FOR WATCHED_LINGER_MAX
     };
     let ranges = [("HZ_RANGE", range(&limits::HZ_RANGE))];
     let all = counts.into_iter().chain(times).chain(ranges);
@@ -221,6 +221,17 @@ fn settings() -> BTreeMap<String, (String, String)> {
                 config.max_players_per_room.to_string(),
                 range(&limits::PLAYERS_PER_ROOM_RANGE),
             ),
+        ),
+        (
+            "--watchers",
+            (
+                format!("{} spectators", config.watchers),
+                range(&limits::WATCHERS_RANGE),
+            ),
+        ),
+        (
+            "--watch-delay",
+            frames(config.watch_delay, limits::WATCH_DELAY_RANGE),
         ),
         (
             "--auth",
@@ -400,6 +411,8 @@ fn the_datagrams_of_the_page_take_a_seat() {
         hz: None,
         broadcast_every: None,
         max_frames: None,
+        watchers_max: None,
+        watch_delay: None,
         secret: RoomSecret::from_bytes([0; 16]),
     };
     let from = SocketAddr::from(([127, 0, 0, 1], 1000));

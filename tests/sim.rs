@@ -13,27 +13,29 @@ use lockstep_server::engine::view::{CreateError, OverReason, Phase, RoomView, Se
 use lockstep_server::engine::wire::frame::{
     Command, Frame, FrameInput, encode_frame, encode_input,
 };
-use lockstep_server::engine::wire::message::ConnectCode;
+use lockstep_server::engine::wire::message::{ConnectCode, WatchFrom};
 use lockstep_server::sim::fault::{Fault, Happened};
 use lockstep_server::sim::oracle::{Conn, Match, Oracle, Turn, Violation, command_of};
 use lockstep_server::sim::{World, run};
 
 // --- Worlds -----------------------------------------------------------------------------------
 
-/// Returns what befell them, and how many frames clients had when they came back.
-fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, u64) {
+/// Returns what befell them, how many frames clients had when they came back, and how many
+/// spectators saw.
+fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, u64, u64) {
     let mut faults = Happened::default();
-    let mut resumed = 0;
+    let (mut resumed, mut watched) = (0, 0);
     for seed in seeds {
         match run(seed) {
             Ok(report) => {
                 faults.add(&report.faults);
                 resumed += report.resumed;
+                watched += report.watched;
             }
             Err(failure) => panic!("{failure}"),
         }
     }
-    (faults, resumed)
+    (faults, resumed, watched)
 }
 
 #[test]
@@ -42,13 +44,15 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         .map(|seeds| std::thread::spawn(|| all_pass(seeds)))
         .into();
     let mut faults = Happened::default();
-    let mut resumed = 0;
+    let (mut resumed, mut watched) = (0, 0);
     for piece in pieces {
-        let (happened, frames) = piece.join().unwrap();
+        let (happened, frames, shown) = piece.join().unwrap();
         faults.add(&happened);
         resumed += frames;
+        watched += shown;
     }
     assert!(resumed > 0, "nobody ever resumes");
+    assert!(watched > 10_000, "hardly anybody watches: {watched} frames");
     for kind in Fault::ALL {
         assert!(faults.of(*kind) > 0, "{} never happens", kind.name());
     }
@@ -161,6 +165,9 @@ fn view() -> RoomView {
         created_unix: 0,
         started_unix: None,
         log_bytes: 0,
+        watchers: 0,
+        watchers_max: 1,
+        watch_delay: 2,
         seats: vec![seat(1, 11), seat(2, 12)],
     }
 }
@@ -302,6 +309,78 @@ fn a_gap_a_repeat_and_a_frame_before_start_are_found() {
     assert!(matches!(gap, Err(Violation::FrameOrder { got: 2, .. })));
     let repeat = watched.deliver(0, 0, &[]);
     assert!(matches!(repeat, Err(Violation::FrameOrder { got: 0, .. })));
+}
+
+/// A spectator of a match of four frames, of which two are held back, who was told of the start
+/// at frame `next`.
+fn spectator(from: WatchFrom, next: u32) -> (Watched, Conn, Result<(), Violation>) {
+    let mut watched = Watched::new();
+    for _ in 0..4 {
+        watched.seal(&[]).unwrap();
+    }
+    let conn = watched
+        .oracle
+        .opened_to_watch(PlayerId(77), RoomId(1), from);
+    let joined = ClientEvent::Joined {
+        seat: 0,
+        others: [11, 12].map(|id| (PlayerId(id), Percent::FULL)).to_vec(),
+        seed: 42,
+    };
+    watched.oracle.heard(conn, &joined).unwrap();
+    let start = ClientEvent::Started {
+        unix_seconds: 100,
+        next,
+        head: 2,
+    };
+    let told = watched.oracle.heard(conn, &start);
+    (watched, conn, told)
+}
+
+#[test]
+fn what_is_shown_to_a_spectator_too_early_or_never_is_found() {
+    let show = |watched: &mut Watched, conn, id| {
+        let inputs = Vec::new();
+        let event = ClientEvent::Frame(Frame { id, inputs });
+        watched.oracle.heard(conn, &event)
+    };
+    for (from, next, right) in [
+        (WatchFrom::Start, 0, true),
+        (WatchFrom::Start, 2, false),
+        (WatchFrom::Newest, 2, true),
+        (WatchFrom::Newest, 3, false),
+    ] {
+        let (_, _, told) = spectator(from, next);
+        assert_eq!(told.is_ok(), right, "{from:?} {next}: {told:?}");
+    }
+    let (mut watched, conn, _) = spectator(WatchFrom::Start, 0);
+    show(&mut watched, conn, 0).unwrap();
+    show(&mut watched, conn, 1).unwrap();
+    let early = show(&mut watched, conn, 2);
+    assert!(matches!(early, Err(Violation::ShownEarly { frame: 2, .. })));
+
+    let (mut watched, conn, _) = spectator(WatchFrom::Start, 0);
+    let (of, head) = (watched.of, watched.head);
+    let oracle = &mut watched.oracle;
+    oracle
+        .over(of, deadline(3), OverReason::Closed, head)
+        .unwrap();
+    for id in 0..3 {
+        show(&mut watched, conn, id).unwrap();
+    }
+    let closed = watched.oracle.heard(conn, &ClientEvent::Closed);
+    assert!(matches!(closed, Err(Violation::NotShown { got: 3, .. })));
+}
+
+#[test]
+fn a_refusal_to_watch_is_right_only_where_too_many_want_to() {
+    let mut watched = Watched::new();
+    let oracle = &mut watched.oracle;
+    let refused = ClientEvent::Refused(ConnectCode::NoWatch);
+    let one = oracle.opened_to_watch(PlayerId(77), RoomId(1), WatchFrom::Start);
+    let wrong = oracle.heard(one, &refused);
+    assert!(matches!(wrong, Err(Violation::Refused { .. })));
+    let two = oracle.opened_to_watch(PlayerId(78), RoomId(1), WatchFrom::Start);
+    oracle.heard(two, &refused).unwrap();
 }
 
 #[test]
@@ -446,6 +525,7 @@ fn wrong_news_for_a_client_are_found() {
     for code in [
         ConnectCode::RoomState,
         ConnectCode::NoPlayer,
+        ConnectCode::NoWatch,
         ConnectCode::Token,
     ] {
         let refused = heard(ClientEvent::Refused(code));

@@ -68,7 +68,10 @@ fn frames(said: &[Said]) -> Vec<Frame> {
 fn who_announces_v2_is_told_the_match_its_rate_and_its_head() {
     let (mut world, _) = match_of(50);
     let said = come_back(&mut world, &Uplink::Ready);
-    let Said::Welcome(Welcome { match_id, hz, head }) = said[0] else {
+    let Said::Welcome(Welcome {
+        match_id, hz, head, ..
+    }) = said[0]
+    else {
         panic!("{said:?}");
     };
     assert_eq!((match_id, hz), (world.room().match_id, 30));

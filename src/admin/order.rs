@@ -9,7 +9,10 @@ use std::ops::RangeInclusive;
 use crate::engine::auth::RoomSecret;
 use crate::engine::id::{PlayerId, RoomId};
 use crate::engine::view::RoomSpec;
-use crate::limits::{BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE};
+use crate::limits::{
+    BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE, WATCH_DELAY_RANGE,
+    WATCHERS_RANGE,
+};
 
 /// What the operator's settings allow in an order.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +36,10 @@ pub struct Order {
     pub broadcast_every: Option<u32>,
     /// Frames after which the match is over.
     pub max_frames: Option<u32>,
+    /// Spectators that it lets in.
+    pub watchers_max: Option<u32>,
+    /// Frames that are held back from them.
+    pub watch_delay: Option<u32>,
 }
 
 impl Order {
@@ -45,6 +52,8 @@ impl Order {
             hz: self.hz,
             broadcast_every: self.broadcast_every,
             max_frames: self.max_frames,
+            watchers_max: self.watchers_max,
+            watch_delay: self.watch_delay,
             secret,
         }
     }
@@ -95,7 +104,9 @@ const SEED: usize = 2;
 const HZ: usize = 3;
 const BROADCAST_EVERY: usize = 4;
 const MAX_FRAMES: usize = 5;
-const FIELDS: usize = 6;
+const WATCHERS_MAX: usize = 6;
+const WATCH_DELAY: usize = 7;
+const FIELDS: usize = 8;
 
 /// Reads an order from its fields, each named at most once; `members` is the name of the
 /// list of players.
@@ -104,7 +115,16 @@ pub(super) fn read(
     fields: impl IntoIterator<Item = (String, Given)>,
     bounds: Bounds,
 ) -> Result<Order, BadField> {
-    let mut names = ["room", "", "seed", "hz", "broadcast_every", "max_frames"];
+    let mut names = [
+        "room",
+        "",
+        "seed",
+        "hz",
+        "broadcast_every",
+        "max_frames",
+        "watchers_max",
+        "watch_delay",
+    ];
     names[MEMBERS] = members;
     let mut given: [Option<Given>; FIELDS] = Default::default();
     for (name, value) in fields {
@@ -119,7 +139,16 @@ pub(super) fn read(
             return Err(BadField::new(&name, "is given twice; give it once"));
         }
     }
-    let [room, list, seed, hz, broadcast_every, max_frames] = given;
+    let [
+        room,
+        list,
+        seed,
+        hz,
+        broadcast_every,
+        max_frames,
+        watchers_max,
+        watch_delay,
+    ] = given;
     Ok(Order {
         room: RoomId(read_room(names[ROOM], room)?),
         members: read_members(members, list, bounds)?,
@@ -131,6 +160,8 @@ pub(super) fn read(
             BROADCAST_EVERY_RANGE,
         )?,
         max_frames: read_ranged(names[MAX_FRAMES], max_frames, FRAMES_RANGE)?,
+        watchers_max: read_ranged(names[WATCHERS_MAX], watchers_max, WATCHERS_RANGE)?,
+        watch_delay: read_ranged(names[WATCH_DELAY], watch_delay, WATCH_DELAY_RANGE)?,
     })
 }
 

@@ -277,6 +277,7 @@ struct Totals {
     lasted: Duration,
     conversations: u64,
     resumed: u64,
+    watched: u64,
     network: Tally,
     faults: Happened,
     server: Counters,
@@ -291,6 +292,7 @@ impl Totals {
         self.lasted += report.lasted;
         self.conversations += report.conversations;
         self.resumed += report.resumed;
+        self.watched += report.watched;
         self.network.sent += report.network.sent;
         self.network.lost += report.network.lost;
         self.network.cut += report.network.cut;
@@ -318,11 +320,13 @@ impl fmt::Display for Totals {
         let (server, network) = (&self.server, &self.network);
         writeln!(
             f,
-            "worlds:   {} steps, {:.0} virtual seconds, {} conversations, {} frames resumed over",
+            "worlds:   {} steps, {:.0} virtual seconds, {} conversations, {} frames resumed over, {} \
+             watched",
             self.steps,
             self.lasted.as_secs_f64(),
             self.conversations,
-            self.resumed
+            self.resumed,
+            self.watched
         )?;
         writeln!(
             f,

@@ -39,6 +39,7 @@ use crate::engine::room::Rules;
 use crate::engine::view::OverReason;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, FRAMES_RANGE, HZ_RANGE, JOURNAL_BODY_MAX, PLAYERS_PER_ROOM_RANGE,
+    WATCH_DELAY_RANGE, WATCHERS_RANGE,
 };
 
 /// Bytes of one header of a file.
@@ -320,6 +321,10 @@ pub struct Created {
     pub secret: Option<RoomSecret>,
     /// Its players in the order of their seats, none twice.
     pub members: Vec<PlayerId>,
+    /// Spectators that it lets in, within [`WATCHERS_RANGE`]; 0 where a record does not say.
+    pub watchers_max: u32,
+    /// Frames that are held back from them, within [`WATCH_DELAY_RANGE`]; the same.
+    pub watch_delay: u32,
 }
 
 impl Created {
@@ -338,6 +343,8 @@ impl Created {
             room_timeout,
             reconnect_grace,
             secret,
+            watchers_max,
+            watch_delay,
         } = rules;
         Created {
             room: *room,
@@ -351,6 +358,8 @@ impl Created {
             reconnect_grace: *reconnect_grace,
             secret: Some(*secret),
             members: members.clone(),
+            watchers_max: *watchers_max,
+            watch_delay: *watch_delay,
         }
     }
 
@@ -368,6 +377,8 @@ impl Created {
             room_timeout: self.room_timeout,
             reconnect_grace: self.reconnect_grace,
             secret: self.secret?,
+            watchers_max: self.watchers_max,
+            watch_delay: self.watch_delay,
         })
     }
 
@@ -389,6 +400,8 @@ impl Created {
         for member in &self.members {
             encode_varint(member.0, out);
         }
+        encode_varint(u64::from(self.watchers_max), out);
+        encode_varint(u64::from(self.watch_delay), out);
     }
 
     fn decode(body: &mut Body<'_>) -> Result<Created, BadBody> {
@@ -429,6 +442,8 @@ impl Created {
             reconnect_grace,
             secret,
             members,
+            watchers_max: body.added(&WATCHERS_RANGE, 0, "watchers")?,
+            watch_delay: body.added(&WATCH_DELAY_RANGE, 0, "watch delay")?,
         })
     }
 }
@@ -618,6 +633,20 @@ impl<'a> Body<'a> {
         Some(value)
             .filter(|value| range.contains(value))
             .ok_or(BadBody(what))
+    }
+
+    /// As [`Body::within`], of a field that was appended later: where a body ends before it, it
+    /// is what it was before there was such a field.
+    fn added(
+        &mut self,
+        range: &RangeInclusive<u32>,
+        before: u32,
+        what: &'static str,
+    ) -> Result<u32, BadBody> {
+        if self.0.is_empty() {
+            return Ok(before);
+        }
+        self.within(range, what)
     }
 
     fn frame_id(&mut self) -> Result<FrameId, BadBody> {
@@ -815,12 +844,14 @@ mod tests {
             reconnect_grace: Duration::ZERO,
             secret: Some(RoomSecret::from_bytes([7; 16])),
             members: vec![PlayerId(1), PlayerId(u64::MAX)],
+            watchers_max: 300,
+            watch_delay: 90,
         };
         let mut golden = vec![0xAC, 2, 1, 3, 30, 3, 0xFC, 42, 1, 2, 0, 1];
         golden.extend([7; 16]);
         golden.extend([2, 1]);
         golden.extend([0xFF; 9]);
-        golden.push(1);
+        golden.extend([1, 0xAC, 2, 90]);
         let resumed = Resumed {
             started_unix: Some(5),
             head: 6,
@@ -878,6 +909,22 @@ mod tests {
         ] {
             assert!(Record::decode(kind, body).is_err(), "{kind}: {body:?}");
         }
+    }
+
+    #[test]
+    fn a_room_that_was_written_before_anybody_could_watch_lets_nobody_watch() {
+        let mut old = vec![1, 1, 3, 30, 3, 100, 1, 2, 0, 0, 1, 9];
+        let read = |body: &[u8]| match Record::decode(1, body) {
+            Ok(Record::Created(created)) => Some((created.watchers_max, created.watch_delay)),
+            _ => None,
+        };
+        assert_eq!(read(&old), Some((0, 0)));
+        old.extend([5, 6]);
+        assert_eq!(read(&old), Some((5, 6)));
+        let more = old.len() - 2;
+        old.truncate(more);
+        old.extend([0xFF, 0xFF, 0x7F]);
+        assert_eq!(read(&old), None, "more than a room may let in");
     }
 
     #[test]

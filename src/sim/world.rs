@@ -110,6 +110,8 @@ pub struct Report {
     pub conversations: u64,
     /// Frames that were not sent again to clients that held them.
     pub resumed: u64,
+    /// Frames that spectators saw.
+    pub watched: u64,
 }
 
 /// Runs the world of a seed to its end.
@@ -269,7 +271,7 @@ pub(super) enum Phase {
 
 /// See the file's header.
 pub struct World {
-    seed: u64,
+    pub(super) seed: u64,
     step: u64,
     steps_in_moment: u32,
     pub(super) rng: Rng,
@@ -424,6 +426,7 @@ impl World {
             counters: self.server.counters(),
             conversations: self.conversations,
             resumed: self.oracle.resumed(),
+            watched: self.oracle.watched(),
         }
     }
 
@@ -793,8 +796,12 @@ impl World {
                     self.oracle.over(of, now, reason, frames)?;
                     self.plan_again(room);
                 }
-                Event::SeatLeft { addr, reason, .. } => self.judge_end(addr, reason)?,
-                Event::SeatTaken { addr, player, .. } => self.seat_taken(addr, player)?,
+                Event::SeatLeft { addr, reason, .. } | Event::WatcherLeft { addr, reason, .. } => {
+                    self.judge_end(addr, reason)?;
+                }
+                Event::SeatTaken { addr, player, .. } | Event::WatcherCame { addr, player, .. } => {
+                    self.seat_taken(addr, player)?;
+                }
                 Event::RoomFailed { .. } | Event::SessionFailed { .. } => {
                     unreachable!("the simulator lets panics through");
                 }
@@ -958,7 +965,10 @@ impl World {
         self.conversations += 1;
         let player = &self.players[player];
         let room = self.rooms[player.room].spec.room;
-        self.oracle.opened(player.id, room)
+        match player.watches {
+            Some(from) => self.oracle.opened_to_watch(player.id, room, from),
+            None => self.oracle.opened(player.id, room),
+        }
     }
 
     // --- The end --------------------------------------------------------------------------
@@ -981,10 +991,12 @@ impl World {
                 .is_some_and(|of| of != newest);
             // Between two clients of one player the last proof wins, and it may be late.
             let displaced = self.is_displaced(index);
-            let judged = self.oracle.plays_since(newest, healed_at)
-                && self.oracle.is_member(newest, player.id)
-                && !stale
-                && !displaced;
+            let has_place = match player.watches {
+                Some(_) => self.oracle.has_room_for_all(newest),
+                None => self.oracle.is_member(newest, player.id),
+            };
+            let judged =
+                self.oracle.plays_since(newest, healed_at) && has_place && !stale && !displaced;
             if !judged {
                 continue;
             }

@@ -123,6 +123,8 @@ pub(crate) fn spec(members: &[u64]) -> RoomSpec {
         hz: None,
         broadcast_every: None,
         max_frames: None,
+        watchers_max: None,
+        watch_delay: None,
         secret: RoomSecret::from_bytes(*SECRET),
     }
 }

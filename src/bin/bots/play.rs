@@ -202,6 +202,8 @@ mod tests {
                 hz: None,
                 broadcast_every: None,
                 max_frames: None,
+                watchers_max: None,
+                watch_delay: None,
                 secret: RoomSecret::from_bytes([0; 16]),
             };
             handle.create(spec).unwrap().unwrap();

@@ -440,9 +440,17 @@ fn frames_of_log(world: &World) -> Vec<Frame> {
     lockstep_server::engine::wire::frame::decode_frames(bytes).unwrap()
 }
 
-#[test]
-fn a_room_stays_for_a_spectator_who_is_still_sent_what_was_held_back() {
-    let (mut world, peers) = match_of(1, 5, 54_000);
+/// A match that has just ended, of which a spectator a second away has been shown nothing, and
+/// how many frames with input it has.
+fn ended_far_away(max_rooms: usize) -> (World, usize, usize) {
+    let mut world = World::new(Config {
+        max_rooms,
+        watchers: 5,
+        watch_delay: 54_000,
+        ..Config::default()
+    });
+    world.server.create_room(world.now, spec(&[1, 2])).unwrap();
+    let peers = world.start_all(&[1, 2]);
     // More than a link takes in the three seconds that a room stays: 64 segments for each round
     // trip of a second.
     while world.room().log_bytes < 400_000 {
@@ -456,6 +464,12 @@ fn a_room_stays_for_a_spectator_who_is_still_sent_what_was_held_back() {
     world.run_ms(3000);
     let full = with_input(&frames_of_log(&world)).len();
     world.server.close_room(world.now, ROOM);
+    (world, peer, full)
+}
+
+#[test]
+fn a_room_stays_for_a_spectator_who_is_still_sent_what_was_held_back() {
+    let (mut world, peer, full) = ended_far_away(2);
     let linger = u64::try_from(OVER_LINGER.as_millis()).unwrap();
     world.run_ms(linger + 100);
     assert!(world.server.room(ROOM).is_some(), "it stays");
@@ -464,6 +478,16 @@ fn a_room_stays_for_a_spectator_who_is_still_sent_what_was_held_back() {
     assert_eq!(said.last(), Some(&Said::Close));
     assert_eq!(with_input(&frames(&said)).len(), full);
     assert!(world.server.room(ROOM).is_none(), "and goes");
+}
+
+#[test]
+fn a_room_does_not_stay_for_spectators_where_its_place_is_needed() {
+    let (mut world, _, _) = ended_far_away(1);
+    world.server.create_room(world.now, spec(&[3])).unwrap();
+    let linger = u64::try_from(OVER_LINGER.as_millis()).unwrap();
+    world.run_ms(linger + 100);
+    assert_eq!(world.server.counters().rooms, 1);
+    assert_eq!(world.server.counters().disconnects(Disconnect::RoomGone), 3);
 }
 
 #[test]

@@ -510,8 +510,11 @@ impl Server {
     }
 
     /// Whether a room that is over stays a little longer: a spectator is still sent what was held
-    /// back from it.
+    /// back from it, and nobody needs the place of the room.
     fn lingers(&mut self, now: Time, key: RoomKey) -> bool {
+        if self.rooms.len() > self.config.max_rooms {
+            return false;
+        }
         let watchers = self.rooms[key].watchers.iter().flatten();
         let behind = |session: &SessionKey| {
             self.sessions[*session].link().backlog() > 0 || self.is_owed(*session)

@@ -7,6 +7,8 @@
 //! a second one that is given the same datagrams does the same work, and that is what is timed;
 //! that it sent as many datagrams is checked. `hot` measures the parts one by one, scripts/bench
 //! the whole over sockets.
+//!
+//! A second table is of one room of 4 that many watch: what each of them adds to a broadcast.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,6 +22,7 @@ use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::view::RoomSpec;
 use lockstep_server::engine::wire::frame::Command;
+use lockstep_server::engine::wire::message::WatchFrom;
 use lockstep_server::limits::DATAGRAM_MAX;
 
 const SEATS: u64 = 4;
@@ -44,9 +47,8 @@ fn main() {
     };
     println!("players | % of a core | ns a datagram | datagrams in/s | out/s | turns/s");
     for players in crowds {
-        let script = Script::record(players / SEATS * SEATS);
-        let best = (0..3).map(|_| script.replay()).min();
-        let busy = best.expect("it is replayed three times").as_secs_f64();
+        let script = Script::record(players / SEATS * SEATS, 0);
+        let busy = script.best().as_secs_f64();
         let seconds = MEASURE.as_secs_f64();
         let (heard, sent) = (script.heard as f64, script.sent as f64);
         println!(
@@ -58,11 +60,27 @@ fn main() {
             script.turns as f64 / seconds,
         );
     }
+    println!("watchers of one room | us a broadcast | ns a watcher of it | datagrams out/s");
+    let unwatched = Script::record(SEATS, 0).best();
+    for watchers in [0, 100, 1000] {
+        let script = Script::record(SEATS, watchers);
+        let busy = script.best();
+        // Each frame holds inputs, and so is broadcast.
+        let broadcasts = 30.0 * MEASURE.as_secs_f64();
+        let added = busy.saturating_sub(unwatched).as_secs_f64();
+        println!(
+            "{watchers:>20} | {:>14.1} | {:>18.0} | {:>15.0}",
+            1e6 * busy.as_secs_f64() / broadcasts,
+            1e9 * added / broadcasts / watchers.max(1) as f64,
+            script.sent as f64 / MEASURE.as_secs_f64(),
+        );
+    }
 }
 
 /// What the players of a crowd said, and when.
 struct Script {
     players: u64,
+    watchers: u64,
     /// The moments, and where the datagrams of each end.
     steps: Vec<(Time, usize)>,
     /// Who sent each, and where it ends in `bytes`.
@@ -76,10 +94,13 @@ struct Script {
 }
 
 impl Script {
-    fn record(players: u64) -> Script {
-        let crowd_is_there = BEGIN_EVERY * u32::try_from(players).expect("a crowd is small");
+    /// The script of so many players, and of so many who watch the first room.
+    fn record(players: u64, watchers: u64) -> Script {
+        let all = players + watchers;
+        let crowd_is_there = BEGIN_EVERY * u32::try_from(all).expect("a crowd is small");
         let mut script = Script {
             players,
+            watchers,
             steps: Vec::new(),
             datagrams: Vec::new(),
             bytes: Vec::new(),
@@ -88,8 +109,10 @@ impl Script {
             sent: 0,
             turns: 0,
         };
-        let mut server = server(players);
-        let mut crowd: Vec<Player> = (0..players).map(Player::new).collect();
+        let mut server = server(players, watchers);
+        let mut crowd: Vec<Player> = (0..all)
+            .map(|number| Player::new(number, number >= players))
+            .collect();
         let mut batch = Transmits::default();
         let mut now = Time::ZERO;
         while now < script.from + MEASURE {
@@ -113,9 +136,15 @@ impl Script {
         script
     }
 
+    /// The best of three replays.
+    fn best(&self) -> Duration {
+        let best = (0..3).map(|_| self.replay()).min();
+        best.expect("it is replayed three times")
+    }
+
     /// Plays it to a new engine, and returns how long that was at work while it was measured.
     fn replay(&self) -> Duration {
-        let mut server = server(self.players);
+        let mut server = server(self.players, self.watchers);
         let mut batch = Transmits::default();
         let mut busy = Duration::ZERO;
         let mut sent = 0;
@@ -165,7 +194,7 @@ impl Script {
     }
 }
 
-fn server(players: u64) -> Server {
+fn server(players: u64, watchers: u64) -> Server {
     let secrets = Secrets {
         hash_key: (1, 2),
         clock_key: (3, 4),
@@ -190,6 +219,8 @@ fn server(players: u64) -> Server {
             broadcast_every: None,
             max_frames: None,
             input_bytes_max: None,
+            watchers_max: Some(u32::try_from(watchers).expect("a crowd is small")),
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(Time::ZERO, spec).expect("there is room");
@@ -200,6 +231,7 @@ fn server(players: u64) -> Server {
 /// A player and its next moments.
 struct Player {
     number: u64,
+    watches: bool,
     client: Client,
     begins: Time,
     next_input: Time,
@@ -208,15 +240,18 @@ struct Player {
 }
 
 impl Player {
-    fn new(number: u64) -> Player {
+    fn new(number: u64, watches: bool) -> Player {
         let begins = Time::ZERO + BEGIN_EVERY * u32::try_from(number).expect("a crowd is small");
-        let mut config = ClientConfig::new(PlayerId(number), RoomId(number / SEATS));
+        let room = if watches { 0 } else { number / SEATS };
+        let mut config = ClientConfig::new(PlayerId(number), RoomId(room));
+        config.watch = watches.then_some(WatchFrom::Start);
         config.conv = Conv(u32::try_from(number).expect("a crowd is small"));
         let mut client = Client::new(begins, config);
         client.join();
         client.ready();
         Player {
             number,
+            watches,
             client,
             begins,
             // The players of a room press one after another.
@@ -229,7 +264,8 @@ impl Player {
         if now < self.begins {
             return;
         }
-        if self.next_input <= now && self.client.next_frame() > 0 {
+        let presses = self.next_input <= now && !self.watches;
+        if presses && self.client.next_frame() > 0 {
             self.next_input = self.next_input + INPUT_EVERY;
             let command = Command {
                 sid: 7,

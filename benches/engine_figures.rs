@@ -421,6 +421,8 @@ fn spec(room: u64) -> RoomSpec {
         broadcast_every: None,
         max_frames: None,
         input_bytes_max: None,
+        watchers_max: None,
+        watch_delay: None,
         secret: RoomSecret::from_bytes([0; 16]),
     }
 }

@@ -102,6 +102,8 @@ impl Table {
             broadcast_every: None,
             max_frames: None,
             input_bytes_max: None,
+            watchers_max: None,
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         self.server

@@ -117,6 +117,8 @@ fn crowd() -> Vec<Vec<u8>> {
             secret: Some(RoomSecret::from_bytes([7; 16])),
             members: (1..=4).map(PlayerId).collect(),
             input_bytes_max: 256,
+            watchers_max: 0,
+            watch_delay: 0,
         };
         pen.write(&Record::Created(Box::new(created)), &mut batch);
         pen.write(&Record::Started { unix_seconds: 1 }, &mut batch);

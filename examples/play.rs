@@ -261,6 +261,7 @@ fn refusal(args: &Args, code: ConnectCode) -> String {
         ),
         ConnectCode::NoPlayer => format!("Player {id} is no member of room {room}."),
         ConnectCode::RoomState => format!("The match of room {room} is over."),
+        ConnectCode::NoWatch => format!("Nobody may watch room {room}."),
         ConnectCode::Token if args.token.is_empty() => {
             "The server wants a token: whoever created the room got it (--token).".to_owned()
         }
@@ -720,6 +721,8 @@ mod tests {
             broadcast_every: None,
             max_frames: None,
             input_bytes_max: None,
+            watchers_max: None,
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         thread::spawn(move || {

@@ -212,6 +212,8 @@ impl World {
             broadcast_every: None,
             max_frames: None,
             input_bytes_max: None,
+            watchers_max: None,
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         server.create_room(now, spec).expect("it is legal");
@@ -617,6 +619,8 @@ fn created() -> Record<'static> {
         broadcast_every: 3,
         max_frames: 5500,
         input_bytes_max: 256,
+        watchers_max: 2,
+        watch_delay: 3,
         ready_timeout: Duration::from_secs(20),
         room_timeout: Duration::from_secs(300),
         reconnect_grace: Duration::from_secs(60),

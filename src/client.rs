@@ -108,6 +108,12 @@
 //!
 //! [`ClientEvent::Reset`] says that the server knows the session no more: it was silent for too
 //! long, or the server was started again. Call [`Client::reconnect`]; the match goes on where it was.
+//! # Watching
+//!
+//! With [`ClientConfig::watch`] the same client is a spectator's: it takes no seat
+//! ([`ClientEvent::Joined`] says seat 0), all players are its others, and after `join` and `ready`
+//! the frames come as they do to a player, [`Client::watch_delay`] frames late, and all that were
+//! held back when the match is over. What only players say it does not send.
 //!
 //! # What it does not do
 //!
@@ -129,7 +135,7 @@ use crate::engine::time::Time;
 use crate::engine::transmit::{Sink, Transmits};
 use crate::engine::wire::frame::{Command, Frame, Input, decode_frames};
 use crate::engine::wire::message::{
-    ConnectCode, Downlink, Fetch, Fetched, Follows, Held, Uplink, Version,
+    ConnectCode, Downlink, Fetch, Fetched, Follows, Held, Uplink, Version, WatchFrom, Welcome,
 };
 use crate::engine::wire::packet::{self, Packet, PacketReader};
 use crate::engine::wire::pb::Id;
@@ -168,6 +174,9 @@ pub struct ClientConfig {
     pub clock_base: u32,
     /// The newest version of the protocol to speak: an older server answers in its own.
     pub version: Version,
+    /// To watch and not to play, and from where on: needs a server that speaks v2, and a room
+    /// that lets spectators in.
+    pub watch: Option<WatchFrom>,
     /// Time between two heartbeats, `None` for none. This server needs none, the original
     /// one does.
     pub heartbeat_every: Option<Duration>,
@@ -183,6 +192,7 @@ impl ClientConfig {
             conv: Conv(0),
             clock_base: 0,
             version: Version::V2,
+            watch: None,
             heartbeat_every: Some(HEARTBEAT_EVERY),
         }
     }
@@ -216,7 +226,7 @@ pub enum ClientEvent {
     Refused(ConnectCode),
     /// The seat is taken.
     Joined {
-        /// Own seat, counted from 1.
+        /// Own seat, counted from 1; 0 for a spectator.
         seat: i32,
         /// The other players and their progress, in the order of their seats.
         others: Vec<(PlayerId, Percent)>,
@@ -235,7 +245,7 @@ pub enum ClientEvent {
     /// The match begins, or is told again after a reconnect. In v2 it then goes on where it was:
     /// `next` is the frame after the last one that was delivered. In v1, and where another match
     /// is played in the room by now, `next` is 0, and a game that has played some of it
-    /// begins anew or skips what it has seen.
+    /// begins anew or skips what it has seen. A spectator who wants the newest begins anywhere.
     Started {
         /// When the match began, in Unix seconds.
         unix_seconds: i64,
@@ -358,6 +368,8 @@ pub struct Client {
     fetches: u32,
     /// The next frame that an answer to it may cover; `None` if it has none to come.
     fetch_expected: Option<FrameId>,
+    /// Frames that are held back from a spectator.
+    watch_delay: Option<FrameId>,
     /// What the conversations before have brought of a match.
     held: Option<Held>,
     /// The lowest id that the next frame of the wire may have, `None` before the Start.
@@ -404,6 +416,7 @@ impl Client {
             input_bytes_max: 0,
             fetches: 0,
             fetch_expected: None,
+            watch_delay: None,
             held: None,
             frame_expected: None,
             events: VecDeque::new(),
@@ -453,6 +466,12 @@ impl Client {
     /// JoinRoom.
     pub fn seed(&self) -> Option<i32> {
         self.seed
+    }
+
+    /// Frames by which a spectator sees the match late; `None` for a player, and before the answer
+    /// to the Connect.
+    pub fn watch_delay(&self) -> Option<FrameId> {
+        self.watch_delay
     }
 
     /// The id of the next frame that [`Client::poll_event`] delivers.
@@ -614,7 +633,9 @@ impl Client {
     /// Tells how much of the game is loaded; the other players get to know it. It makes sense
     /// once the seat is taken.
     pub fn progress(&mut self, percent: Percent) -> bool {
-        self.state >= ClientState::Joined && self.say_in_room(&Uplink::Progress(percent))
+        self.state >= ClientState::Joined
+            && self.plays()
+            && self.say_in_room(&Uplink::Progress(percent))
     }
 
     /// Asks for the match to start, at once when the seat is taken, else as soon as that has
@@ -632,7 +653,7 @@ impl Client {
     /// Does something in the game. It happens, for everyone, in the frame that brings it
     /// back. It makes sense while the match runs.
     pub fn input(&mut self, command: Command) -> bool {
-        self.state == ClientState::Playing && self.say(&Uplink::Input(command))
+        self.state == ClientState::Playing && self.plays() && self.say(&Uplink::Input(command))
     }
 
     /// The same with bytes beside it, for what the three numbers do not hold. It is refused if they
@@ -680,7 +701,7 @@ impl Client {
 
     /// Tells who has won, by this player's account. It makes sense while the match runs.
     pub fn result(&mut self, winner: u64) -> bool {
-        self.state == ClientState::Playing && self.say(&Uplink::Result { winner })
+        self.state == ClientState::Playing && self.plays() && self.say(&Uplink::Result { winner })
     }
 
     /// Gives a sign of life besides the regular ones.
@@ -744,11 +765,21 @@ impl Client {
     // --- Inside ---------------------------------------------------------------------------
 
     fn say_connect(&mut self) -> bool {
-        let message = Uplink::Connect {
-            player: self.config.player,
-            room: self.config.room,
-            token: self.config.token.clone(),
-            version: self.config.version,
+        let (player, room) = (self.config.player, self.config.room);
+        let token = self.config.token.clone();
+        let message = match self.config.watch {
+            Some(from) => Uplink::Watch {
+                player,
+                room,
+                token,
+                from,
+            },
+            None => Uplink::Connect {
+                player,
+                room,
+                token,
+                version: self.config.version,
+            },
         };
         let mut bytes = Vec::new();
         // A token that no packet holds gets the answer that it would get from a server.
@@ -761,6 +792,10 @@ impl Client {
         }
         self.link.send(&bytes);
         true
+    }
+
+    fn plays(&self) -> bool {
+        self.config.watch.is_none()
     }
 
     fn heard(&mut self, now: Time) {
@@ -869,6 +904,11 @@ impl Client {
             return self.fault(ClientFault::OutOfPlace { id });
         }
         match message {
+            // A server that knows of no spectators has given a seat.
+            Downlink::Connect(ConnectCode::Ok)
+            | Downlink::Welcome(Welcome {
+                watch_delay: None, ..
+            }) if !self.plays() => self.refused(ConnectCode::NoWatch),
             Downlink::Connect(ConnectCode::Ok) => self.connected(),
             Downlink::Connect(code) => self.refused(code),
             Downlink::Welcome(welcome) => {
@@ -876,6 +916,7 @@ impl Client {
                 self.history = welcome.history;
                 // No server of this contract says more, and no packet takes it.
                 self.input_bytes_max = welcome.input_bytes_max.min(*INPUT_DATA_RANGE.end());
+                self.watch_delay = welcome.watch_delay;
                 self.held = self.held.filter(|held| held.match_id == welcome.match_id);
                 let known = self.knocker.as_ref().map(Knocker::pass);
                 if known != welcome.pass {
@@ -940,7 +981,8 @@ impl Client {
 
     fn started(&mut self, message_id: u8, unix_seconds: i64, follows: Option<Follows>) {
         let Follows { next, head } = follows.unwrap_or(Follows { next: 0, head: 0 });
-        if next > 0 && self.held.is_none_or(|held| held.next != next) {
+        let anywhere = self.config.watch == Some(WatchFrom::Newest);
+        if next > 0 && !anywhere && self.held.is_none_or(|held| held.next != next) {
             // Nobody has asked for these.
             return self.fault(ClientFault::OutOfPlace { id: message_id });
         }
@@ -1312,6 +1354,70 @@ mod tests {
     }
 
     #[test]
+    fn a_spectator_says_what_it_wants_and_nothing_that_players_say() {
+        let watch = Some(WatchFrom::Newest);
+        let mut all = Match::with(ClientConfig { watch, ..config() });
+        all.client.join();
+        all.client.ready();
+        let connect = said(&Uplink::Watch {
+            player: PlayerId(1),
+            room: RoomId(9),
+            token: String::new(),
+            from: WatchFrom::Newest,
+        });
+        assert_eq!(all.up(), [connect]);
+        all.tell(&Downlink::Welcome(Welcome {
+            history: 0,
+            input_bytes_max: 0,
+            pass: None,
+            match_id: MatchId(5),
+            hz: 30,
+            head: 70,
+            watch_delay: Some(90),
+        }));
+        assert_eq!(all.client.watch_delay(), Some(90));
+        assert_eq!(all.up(), [said(&Uplink::JoinRoom)]);
+        all.tell(&joined());
+        assert_eq!(all.up(), [said(&Uplink::Ready)]);
+        let follows = Some(Follows { next: 70, head: 70 });
+        all.tell(&Downlink::Start {
+            unix_seconds: 5,
+            follows,
+        });
+        all.send(&batch(&[(70, 1), (72, 0)]));
+        let frames = all.events().split_off(3);
+        assert_eq!(frames, [frame(70, 1), frame(71, 0), frame(72, 0)]);
+        assert!(!all.client.input(command(1)) && !all.client.result(1));
+        assert!(!all.client.progress(Percent::FULL));
+        assert_eq!(all.up(), Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn a_spectator_wants_no_seat_from_a_server_that_knows_of_none() {
+        let watch = Some(WatchFrom::Start);
+        let welcome = Welcome {
+            history: 0,
+            input_bytes_max: 0,
+            pass: None,
+            match_id: MatchId(5),
+            hz: 30,
+            head: 0,
+            watch_delay: None,
+        };
+        for answer in [
+            Downlink::Connect(ConnectCode::Ok),
+            Downlink::Welcome(welcome),
+        ] {
+            let mut all = Match::with(ClientConfig { watch, ..config() });
+            all.client.join();
+            all.up();
+            all.tell(&answer);
+            assert_eq!(all.events(), [ClientEvent::Refused(ConnectCode::NoWatch)]);
+            assert_eq!(all.up(), Vec::<Vec<u8>>::new(), "and does not join");
+        }
+    }
+
+    #[test]
     fn progress_of_others_is_told_and_kept() {
         let mut all = Match::started();
         let (player, percent) = (PlayerId(4), Percent::clamped(70));
@@ -1397,6 +1503,7 @@ mod tests {
         all.client.ready();
         all.up();
         all.tell(&Downlink::Welcome(Welcome {
+            watch_delay: None,
             history: 0,
             pass: None,
             match_id: MatchId(5),

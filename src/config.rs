@@ -197,6 +197,8 @@ fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
             max_rooms: source.given(&MAX_ROOMS)?.count()?,
             max_sessions: source.given(&MAX_SESSIONS)?.count()?,
             max_players_per_room: source.given(&MAX_PLAYERS_PER_ROOM)?.count()?,
+            watchers: source.given(&WATCHERS)?.count()?,
+            watch_delay: source.given(&WATCH_DELAY)?.count()?,
             auth: access::auth(source)?,
         },
         journal: recording::journal(source)?,
@@ -430,6 +432,29 @@ static IDLE_TIMEOUT: Setting = Setting {
     help: "Silence after which a client's session ends",
 };
 
+static WATCHERS: Setting = Setting {
+    name: "watchers",
+    heading: MATCH,
+    default: "0",
+    kind: Kind::Count {
+        unit: "spectators",
+        range: limits::WATCHERS_RANGE,
+    },
+    help: "Spectators that may watch a room that does not ask for others; 0 lets nobody watch",
+};
+
+static WATCH_DELAY: Setting = Setting {
+    name: "watch-delay",
+    heading: MATCH,
+    default: "0",
+    kind: Kind::Count {
+        unit: "frames",
+        range: limits::WATCH_DELAY_RANGE,
+    },
+    help: "Frames by which they see the match late, if the room does not ask for others, so \
+           that nobody can help a player by watching",
+};
+
 static MAX_ROOMS: Setting = Setting {
     name: "max-rooms",
     heading: LIMITS,
@@ -517,7 +542,7 @@ static LOG: Setting = Setting {
 };
 
 /// All of them, in the order of the help.
-static ALL: [&Setting; 25] = [
+static ALL: [&Setting; 27] = [
     &UDP,
     &WEB,
     &AUTH,
@@ -535,6 +560,8 @@ static ALL: [&Setting; 25] = [
     &ROOM_TIMEOUT,
     &RECONNECT_GRACE,
     &IDLE_TIMEOUT,
+    &WATCHERS,
+    &WATCH_DELAY,
     &MAX_ROOMS,
     &MAX_SESSIONS,
     &MAX_PLAYERS_PER_ROOM,
@@ -1105,6 +1132,8 @@ mod tests {
             ("fsync", "always"),
             ("keep-hours", "13"),
             ("keep-mib", "140"),
+            ("watchers", "13"),
+            ("watch-delay", "14"),
             ("log", "debug"),
         ];
         let expected = |guard: Guard, auth: Auth| Settings {
@@ -1124,6 +1153,8 @@ mod tests {
                 max_rooms: 10,
                 max_sessions: 11,
                 max_players_per_room: 12,
+                watchers: 13,
+                watch_delay: 14,
                 auth,
             },
             journal: Some(journal::Options {

@@ -15,9 +15,10 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Instant;
 
+use lockstep_server::engine::config::Config;
 use lockstep_server::engine::id::{MatchId, PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::{Command, Input};
-use lockstep_server::engine::wire::message::{Fetch, Held, Uplink, Version};
+use lockstep_server::engine::wire::message::{Fetch, Held, Uplink, Version, WatchFrom};
 use lockstep_server::engine::wire::signal::SIGNAL_BYTES;
 use lockstep_server::sim::rng::Rng;
 use support::*;
@@ -96,6 +97,13 @@ fn signal(rng: &mut Rng, conv: u32) -> Vec<u8> {
 fn payload(rng: &mut Rng) -> Vec<u8> {
     let mut data = Vec::new();
     match below(rng, 13) {
+        0 if below(rng, 3) == 0 => Uplink::Watch {
+            player: PlayerId(1 + below(rng, 6)),
+            room: RoomId(6 + below(rng, 3)),
+            token: String::new(),
+            from: [WatchFrom::Start, WatchFrom::Newest][below(rng, 2) as usize],
+        }
+        .encode(&mut data),
         0 => Uplink::Connect {
             player: PlayerId(1 + below(rng, 4)),
             room: RoomId(6 + below(rng, 3)),
@@ -156,11 +164,28 @@ fn input(rng: &mut Rng) -> Input {
     }
 }
 
+/// A server whose rooms a few may watch.
+fn watched() -> World {
+    World::new(Config {
+        watchers: 3,
+        watch_delay: 5,
+        ..Config::default()
+    })
+}
+
+/// A match in it that has just started.
+fn started(members: &[u64]) -> (World, Vec<usize>) {
+    let mut world = watched();
+    world.server.create_room(world.now, spec(members)).unwrap();
+    let peers = world.start_all(members);
+    (world, peers)
+}
+
 #[test]
 fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
-    let (began, mut thrown) = (Instant::now(), 0);
+    let (began, mut thrown, mut watching) = (Instant::now(), 0, 0);
     for seed in seeds(20) {
-        let (mut world, peers) = World::started(&[101, 102]);
+        let (mut world, peers) = started(&[101, 102]);
         let mut other = spec(&[1, 2, 3, 4]);
         other.room = RoomId(8);
         world.server.create_room(world.now, other).unwrap();
@@ -181,6 +206,7 @@ fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
         let xs: Vec<_> = pressed.iter().map(|(_, _, x)| *x).collect();
         assert_eq!(xs, (0..400).collect::<Vec<_>>(), "seed {seed}");
         assert_eq!(presses(&world.take_frames(peers[1])), pressed);
+        watching += world.room().watchers;
         let opened = world.server.counters().sessions_opened;
         assert!(opened > 12, "{opened} sessions: too few of it got in");
         // All that is left of it goes.
@@ -188,6 +214,7 @@ fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
         let counters = world.server.counters();
         assert_eq!((counters.sessions, counters.rooms), (0, 0));
     }
+    println!("{watching} of them watch at the end");
     report("hostile", thrown, began);
 }
 
@@ -197,7 +224,7 @@ fn hostile_datagrams_from_a_players_own_address_do_not_panic() {
     let seeds = seeds(20);
     let expected = 150 * seeds.end;
     for seed in seeds {
-        let (mut world, peers) = World::started(&[1, 2]);
+        let (mut world, peers) = started(&[1, 2]);
         let mut rng = Rng::new(1000 + seed);
         for _ in 0..300 {
             let from = world.peers[peers[0]].addr;
@@ -257,7 +284,8 @@ fn mutated_datagrams_of_real_matches_neither_panic_nor_disturb_the_other_player(
     for seed in seeds(20) {
         // No change of a byte or two makes one player the other.
         let players = [0x1122_3344_5566_7788, 0x7eed_ddcc_bbaa_9988];
-        let mut world = World::with_room(&players);
+        let mut world = watched();
+        world.server.create_room(world.now, spec(&players)).unwrap();
         world.recorded = Some((0, Vec::new()));
         let peers = world.start_all(&players);
         assert_eq!(peers[0], 0);

@@ -149,6 +149,9 @@ fn room(spec: &RoomSpec, match_id: u64) -> RoomView {
         created_unix: 1_700_000_000,
         started_unix: None,
         log_bytes: 0,
+        watchers: 0,
+        watchers_max: spec.watchers_max.unwrap_or(0),
+        watch_delay: spec.watch_delay.unwrap_or(0),
         seats: spec.members.iter().enumerate().map(seat).collect(),
     }
 }
@@ -298,6 +301,8 @@ fn turn(mailbox: &Mailbox, ring: &mpsc::Receiver<()>, stall: &AtomicBool, rooms:
             broadcast_every: none,
             max_frames: none,
             input_bytes_max: none,
+            watchers_max: none,
+            watch_delay: none,
             secret: RoomSecret::from_bytes([0; 16]),
         };
         model.rooms.insert(number, room(&spec, number));
@@ -416,6 +421,38 @@ fn create_answers_with_the_text_of_the_original() {
         (&shown["hz"], &shown["max_frames"], &shown["input_bytes"]),
         (&60.into(), &9.into(), &0.into())
     );
+}
+
+#[test]
+fn a_room_says_who_may_watch_it_and_what_lets_them_in() {
+    let world = World::new();
+    let body = r#"{"room": 1, "members": [1], "watchers_max": 5, "watch_delay": 90}"#;
+    let created = world.post(body).json();
+    let shown = world.get("/api/rooms/1").json();
+    for room in [&created, &shown] {
+        assert_eq!(room["watchers"], 0);
+        assert_eq!(
+            (&room["watchers_max"], &room["watch_delay"]),
+            (&5.into(), &90.into())
+        );
+    }
+    let secret = created["watch_secret"].as_str().unwrap();
+    assert_ne!(created["secret"], secret);
+    assert_eq!(
+        (shown.get("secret"), shown.get("watch_secret")),
+        (None, None)
+    );
+    let reply = world.get("/create?room=2&member=1&watchers_max=3");
+    let text = reply.text();
+    let (_, watch) = text.rsplit_once(" room.Watch=[").unwrap();
+    assert_eq!(watch.strip_suffix(']').map(str::len), Some(32), "{text}");
+    // Nobody watches a room that does not say so.
+    let none = world.post(r#"{"room": 3, "members": [1]}"#);
+    assert_eq!(none.json().get("watch_secret"), None);
+    for wrong in [r#""watchers_max": 10001"#, r#""watch_delay": 54001"#] {
+        let body = format!(r#"{{"room": 4, "members": [1], {wrong}}}"#);
+        assert_eq!(world.post(&body).status, 400, "{wrong}");
+    }
 }
 
 #[test]

@@ -36,6 +36,8 @@ fn created() -> Record<'static> {
         secret: Some(RoomSecret::from_bytes([7; 16])),
         members: vec![PlayerId(1), PlayerId(2)],
         input_bytes_max: 256,
+        watchers_max: 0,
+        watch_delay: 0,
     }))
 }
 

@@ -273,6 +273,7 @@ fn the_answer_to_a_connect_of_v2_carries_the_pass_behind_what_it_had() {
         hz: 30,
         head: 2,
         input_bytes_max: 0,
+        watch_delay: None,
         pass: Some(Pass {
             session: SessionId(0x0102_0304_0506_0708),
             secret: SessionSecret::from_bytes(*b"only two know it"),

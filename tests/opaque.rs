@@ -111,6 +111,7 @@ fn these_are_the_bytes_of_v2() {
         hz: 30,
         head: 0,
         input_bytes_max: 256,
+        watch_delay: None,
         pass: None,
     });
     let mut packet = Vec::new();

@@ -185,7 +185,7 @@ fn constants() -> BTreeMap<String, String> {
         TIMESTAMP_AGE_MAX LATE_MAX REPEAT_FIRST_EVERY UNPROVED_LIFE SEATLESS_LIFE QUIET_AFTER
         PROBE_EVERY_FAST PROBE_EVERY_SLOW PROBE_EVERY_IDLE OFFLINE_AFTER PAST_LIFE OVER_LINGER
         RESTREAM_EVERY ACK_RIDE_MAX ACK_PROMPT_FOR CHALLENGE_LIFE KNOCK_AFTER KNOCK_AFTER_IDLE
-        KNOCK_EVERY_MIN KNOCK_EVERY_MAX
+        KNOCK_EVERY_MIN KNOCK_EVERY_MAX WATCHED_LINGER_MAX
     };
     let ranges = [
         ("HZ_RANGE", range(&limits::HZ_RANGE)),
@@ -240,6 +240,17 @@ fn settings() -> BTreeMap<String, (String, String)> {
                 config.max_players_per_room.to_string(),
                 range(&limits::PLAYERS_PER_ROOM_RANGE),
             ),
+        ),
+        (
+            "--watchers",
+            (
+                format!("{} spectators", config.watchers),
+                range(&limits::WATCHERS_RANGE),
+            ),
+        ),
+        (
+            "--watch-delay",
+            frames(config.watch_delay, limits::WATCH_DELAY_RANGE),
         ),
         (
             "--auth",
@@ -422,6 +433,8 @@ fn the_datagrams_of_the_page_take_a_seat() {
         broadcast_every: None,
         max_frames: None,
         input_bytes_max: None,
+        watchers_max: None,
+        watch_delay: None,
         secret: RoomSecret::from_bytes([0; 16]),
     };
     let from = SocketAddr::from(([127, 0, 0, 1], 1000));

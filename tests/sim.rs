@@ -13,7 +13,7 @@ use lockstep_server::engine::view::{CreateError, OverReason, Phase, RoomView, Se
 use lockstep_server::engine::wire::frame::{
     Command, Frame, FrameInput, Input, encode_frame, encode_input,
 };
-use lockstep_server::engine::wire::message::{ConnectCode, Fetched};
+use lockstep_server::engine::wire::message::{ConnectCode, Fetched, WatchFrom};
 use lockstep_server::sim::fault::{Fault, Happened};
 use lockstep_server::sim::oracle::{Conn, Match, Oracle, Turn, Violation, command_of, input_of};
 use lockstep_server::sim::{World, run};
@@ -21,15 +21,21 @@ use lockstep_server::sim::{World, run};
 // --- Worlds -----------------------------------------------------------------------------------
 
 /// Returns what befell them, and what was done with v2: frames that clients had when they came
-/// back, frames that they asked for, and bytes beside inputs.
-fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, [u64; 3]) {
+/// back, frames that they asked for, bytes beside inputs, and frames
+/// that spectators saw.
+fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, [u64; 4]) {
     let mut faults = Happened::default();
-    let mut extras = [0; 3];
+    let mut extras = [0; 4];
     for seed in seeds {
         match run(seed) {
             Ok(report) => {
                 faults.add(&report.faults);
-                let of_world = [report.resumed, report.fetched, report.data_bytes];
+                let of_world = [
+                    report.resumed,
+                    report.fetched,
+                    report.data_bytes,
+                    report.watched,
+                ];
                 extras = std::array::from_fn(|index| extras[index] + of_world[index]);
             }
             Err(failure) => panic!("{failure}"),
@@ -44,13 +50,16 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         .map(|seeds| std::thread::spawn(|| all_pass(seeds)))
         .into();
     let mut faults = Happened::default();
-    let mut extras = [0; 3];
+    let mut extras = [0; 4];
     for piece in pieces {
         let (happened, of_piece) = piece.join().unwrap();
         faults.add(&happened);
         extras = std::array::from_fn(|index| extras[index] + of_piece[index]);
     }
-    for (number, what) in extras.iter().zip(["resumes", "fetches", "sends data"]) {
+    for (number, what) in extras
+        .iter()
+        .zip(["resumes", "fetches", "sends data", "watches"])
+    {
         assert!(*number > 0, "nobody ever {what}");
     }
     for kind in Fault::ALL {
@@ -166,6 +175,9 @@ fn view() -> RoomView {
         created_unix: 0,
         started_unix: None,
         log_bytes: 0,
+        watchers: 0,
+        watchers_max: 1,
+        watch_delay: 2,
         seats: vec![seat(1, 11), seat(2, 12)],
     }
 }
@@ -328,6 +340,78 @@ fn a_gap_a_repeat_and_a_frame_before_start_are_found() {
     assert!(matches!(gap, Err(Violation::FrameOrder { got: 2, .. })));
     let repeat = watched.deliver(0, 0, &[]);
     assert!(matches!(repeat, Err(Violation::FrameOrder { got: 0, .. })));
+}
+
+/// A spectator of a match of four frames, of which two are held back, who was told of the start
+/// at frame `next`.
+fn spectator(from: WatchFrom, next: u32) -> (Watched, Conn, Result<(), Violation>) {
+    let mut watched = Watched::new();
+    for _ in 0..4 {
+        watched.seal(&[]).unwrap();
+    }
+    let conn = watched
+        .oracle
+        .opened_to_watch(PlayerId(77), RoomId(1), from);
+    let joined = ClientEvent::Joined {
+        seat: 0,
+        others: [11, 12].map(|id| (PlayerId(id), Percent::FULL)).to_vec(),
+        seed: 42,
+    };
+    watched.oracle.heard(conn, Time::ZERO, &joined).unwrap();
+    let start = ClientEvent::Started {
+        unix_seconds: 100,
+        next,
+        head: 2,
+    };
+    let told = watched.oracle.heard(conn, Time::ZERO, &start);
+    (watched, conn, told)
+}
+
+#[test]
+fn what_is_shown_to_a_spectator_too_early_or_never_is_found() {
+    let show = |watched: &mut Watched, conn, id| {
+        let inputs = Vec::new();
+        let event = ClientEvent::Frame(Frame { id, inputs });
+        watched.oracle.heard(conn, Time::ZERO, &event)
+    };
+    for (from, next, right) in [
+        (WatchFrom::Start, 0, true),
+        (WatchFrom::Start, 2, false),
+        (WatchFrom::Newest, 2, true),
+        (WatchFrom::Newest, 3, false),
+    ] {
+        let (_, _, told) = spectator(from, next);
+        assert_eq!(told.is_ok(), right, "{from:?} {next}: {told:?}");
+    }
+    let (mut watched, conn, _) = spectator(WatchFrom::Start, 0);
+    show(&mut watched, conn, 0).unwrap();
+    show(&mut watched, conn, 1).unwrap();
+    let early = show(&mut watched, conn, 2);
+    assert!(matches!(early, Err(Violation::ShownEarly { frame: 2, .. })));
+
+    let (mut watched, conn, _) = spectator(WatchFrom::Start, 0);
+    let (of, head) = (watched.of, watched.head);
+    let oracle = &mut watched.oracle;
+    oracle
+        .over(of, deadline(3), OverReason::Closed, head)
+        .unwrap();
+    for id in 0..3 {
+        show(&mut watched, conn, id).unwrap();
+    }
+    let closed = watched.oracle.heard(conn, Time::ZERO, &ClientEvent::Closed);
+    assert!(matches!(closed, Err(Violation::NotShown { got: 3, .. })));
+}
+
+#[test]
+fn a_refusal_to_watch_is_right_only_where_too_many_want_to() {
+    let mut watched = Watched::new();
+    let oracle = &mut watched.oracle;
+    let refused = ClientEvent::Refused(ConnectCode::NoWatch);
+    let one = oracle.opened_to_watch(PlayerId(77), RoomId(1), WatchFrom::Start);
+    let wrong = oracle.heard(one, Time::ZERO, &refused);
+    assert!(matches!(wrong, Err(Violation::Refused { .. })));
+    let two = oracle.opened_to_watch(PlayerId(78), RoomId(1), WatchFrom::Start);
+    oracle.heard(two, Time::ZERO, &refused).unwrap();
 }
 
 #[test]
@@ -579,6 +663,7 @@ fn wrong_news_for_a_client_are_found() {
     for code in [
         ConnectCode::RoomState,
         ConnectCode::NoPlayer,
+        ConnectCode::NoWatch,
         ConnectCode::Token,
     ] {
         let refused = heard(ClientEvent::Refused(code));

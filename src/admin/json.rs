@@ -27,6 +27,15 @@ pub struct Created {
     pub tickets: Vec<String>,
 }
 
+impl Created {
+    /// The token that lets somebody watch where the room's secret lets players in; `None` where
+    /// nobody may.
+    pub fn watch_secret(&self) -> Option<String> {
+        let watched = self.view.watchers_max > 0;
+        watched.then(|| self.secret.for_watchers().to_hex())
+    }
+}
+
 /// Reads the order of a room from a body.
 ///
 /// # Errors
@@ -87,9 +96,14 @@ struct RoomJson {
     created: i64,
     started: Option<i64>,
     log_bytes: usize,
+    watchers: usize,
+    watchers_max: u32,
+    watch_delay: u32,
     seats: Vec<SeatJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watch_secret: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -182,6 +196,7 @@ pub fn room(view: &RoomView) -> Vec<u8> {
 /// A room that was just created, with what lets its players in.
 pub fn created(created: Created) -> Vec<u8> {
     let mut room = RoomJson::new(&created.view, Some(created.secret.to_hex()));
+    room.watch_secret = created.watch_secret();
     for (seat, ticket) in room.seats.iter_mut().zip(created.tickets) {
         seat.ticket = Some(ticket);
     }
@@ -332,8 +347,12 @@ impl RoomJson {
             created: view.created_unix,
             started: view.started_unix,
             log_bytes: view.log_bytes,
+            watchers: view.watchers,
+            watchers_max: view.watchers_max,
+            watch_delay: view.watch_delay,
             seats: view.seats.iter().map(SeatJson::new).collect(),
             secret,
+            watch_secret: None,
         }
     }
 }
@@ -455,6 +474,9 @@ mod tests {
             created_unix: 1_700_000_000,
             started_unix: None,
             log_bytes: 12,
+            watchers: 2,
+            watchers_max: 5,
+            watch_delay: 90,
             seats: vec![SeatView {
                 seat: 1,
                 player: PlayerId(9),
@@ -472,6 +494,14 @@ mod tests {
         assert_eq!(value["over"], "results");
         assert_eq!(value["input_bytes"], 256);
         assert_eq!(value["started"], Value::Null);
+        assert_eq!(
+            (
+                &value["watchers"],
+                &value["watchers_max"],
+                &value["watch_delay"]
+            ),
+            (&2.into(), &5.into(), &90.into())
+        );
         assert_eq!(value["seats"][0]["player"], "9");
         assert_eq!(value["seats"][0]["rtt_ms"], 12.34);
         assert_eq!(value["seats"][0]["result"], "18446744073709551615");

@@ -11,6 +11,7 @@ use crate::engine::id::{PlayerId, RoomId};
 use crate::engine::view::RoomSpec;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE, INPUT_DATA_RANGE,
+    WATCH_DELAY_RANGE, WATCHERS_RANGE,
 };
 
 /// What the operator's settings allow in an order.
@@ -37,6 +38,10 @@ pub struct Order {
     pub max_frames: Option<u32>,
     /// Bytes of data that an input may have.
     pub input_bytes_max: Option<u32>,
+    /// Spectators that it lets in.
+    pub watchers_max: Option<u32>,
+    /// Frames that are held back from them.
+    pub watch_delay: Option<u32>,
 }
 
 impl Order {
@@ -50,6 +55,8 @@ impl Order {
             broadcast_every: self.broadcast_every,
             max_frames: self.max_frames,
             input_bytes_max: self.input_bytes_max,
+            watchers_max: self.watchers_max,
+            watch_delay: self.watch_delay,
             secret,
         }
     }
@@ -101,7 +108,9 @@ const HZ: usize = 3;
 const BROADCAST_EVERY: usize = 4;
 const MAX_FRAMES: usize = 5;
 const INPUT_BYTES: usize = 6;
-const FIELDS: usize = 7;
+const WATCHERS_MAX: usize = 7;
+const WATCH_DELAY: usize = 8;
+const FIELDS: usize = 9;
 
 /// Reads an order from its fields, each named at most once; `members` is the name of the
 /// list of players.
@@ -118,6 +127,8 @@ pub(super) fn read(
         "broadcast_every",
         "max_frames",
         "input_bytes",
+        "watchers_max",
+        "watch_delay",
     ];
     names[MEMBERS] = members;
     let mut given: [Option<Given>; FIELDS] = Default::default();
@@ -141,6 +152,8 @@ pub(super) fn read(
         broadcast_every,
         max_frames,
         input_bytes,
+        watchers_max,
+        watch_delay,
     ] = given;
     Ok(Order {
         room: RoomId(read_room(names[ROOM], room)?),
@@ -154,6 +167,8 @@ pub(super) fn read(
         )?,
         max_frames: read_ranged(names[MAX_FRAMES], max_frames, FRAMES_RANGE)?,
         input_bytes_max: read_ranged(names[INPUT_BYTES], input_bytes, INPUT_DATA_RANGE)?,
+        watchers_max: read_ranged(names[WATCHERS_MAX], watchers_max, WATCHERS_RANGE)?,
+        watch_delay: read_ranged(names[WATCH_DELAY], watch_delay, WATCH_DELAY_RANGE)?,
     })
 }
 

@@ -168,13 +168,18 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let query = "input_bytes=0&max_frames=9&broadcast_every=2&hz=60&seed=-5&member=7&room=3";
+        let query = "input_bytes=0&max_frames=9&broadcast_every=2&hz=60&seed=-5&member=7&room=3\
+                     &watchers_max=100&watch_delay=90";
         let order = parse(query, BOUNDS).unwrap();
         assert_eq!(order.seed, Some(-5));
         assert_eq!(order.hz, Some(60));
         assert_eq!(order.broadcast_every, Some(2));
         assert_eq!(order.max_frames, Some(9));
         assert_eq!(order.input_bytes_max, Some(0));
+        assert_eq!(
+            (order.watchers_max, order.watch_delay),
+            (Some(100), Some(90))
+        );
     }
 
     #[test]

@@ -190,7 +190,8 @@ fn page() -> Answer {
 }
 
 /// The original's text, so that programs written for it read it as before. What is new
-/// stands after it: the seed, which the original did not tell, the match, and tickets.
+/// stands after it: the seed, which the original did not tell, the match, tickets, and what lets
+/// somebody watch.
 fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     if let Err(answer) = same_site(head) {
         return answer.into_text();
@@ -198,14 +199,16 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     let created = query::parse(query, desk.bounds)
         .map_err(|bad| Answer::bad_field(&bad))
         .and_then(|order| create(desk, order));
+    let created = match created {
+        Ok(created) => created,
+        Err(answer) => return answer.into_text(),
+    };
+    let watch_secret = created.watch_secret();
     let Created {
         view,
         secret,
         tickets,
-    } = match created {
-        Ok(created) => created,
-        Err(answer) => return answer.into_text(),
-    };
+    } = created;
     let members: Vec<String> = view
         .seats
         .iter()
@@ -227,6 +230,9 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
             .map(|(id, ticket)| format!("{id}:{ticket}"))
             .collect();
         write!(text, " room.Ticket=[{}]", tickets.join(",")).expect("a string takes everything");
+    }
+    if let Some(secret) = watch_secret {
+        write!(text, " room.Watch=[{secret}]").expect("a string takes everything");
     }
     Answer::new(200, TEXT, text.into_bytes())
 }

@@ -279,6 +279,7 @@ struct Totals {
     resumed: u64,
     fetched: u64,
     data_bytes: u64,
+    watched: u64,
     network: Tally,
     faults: Happened,
     server: Counters,
@@ -295,6 +296,7 @@ impl Totals {
         self.resumed += report.resumed;
         self.fetched += report.fetched;
         self.data_bytes += report.data_bytes;
+        self.watched += report.watched;
         self.network.sent += report.network.sent;
         self.network.lost += report.network.lost;
         self.network.cut += report.network.cut;
@@ -324,11 +326,13 @@ impl fmt::Display for Totals {
         let (server, network) = (&self.server, &self.network);
         writeln!(
             f,
-            "worlds:   {} steps, {:.0} virtual seconds, {} conversations, {} frames resumed over",
+            "worlds:   {} steps, {:.0} virtual seconds, {} conversations, {} frames resumed over, {} \
+             watched",
             self.steps,
             self.lasted.as_secs_f64(),
             self.conversations,
-            self.resumed
+            self.resumed,
+            self.watched
         )?;
         writeln!(
             f,

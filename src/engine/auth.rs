@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Write as _};
 
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::wire::message::ConnectCode;
@@ -54,6 +56,17 @@ impl RoomSecret {
             write!(hex, "{byte:02x}").expect("a string takes everything");
         }
         hex
+    }
+
+    /// The secret of those who may only watch: whoever knows the room's can make it, and nobody
+    /// the other way round.
+    #[must_use]
+    pub fn for_watchers(self) -> RoomSecret {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes every key");
+        mac.update(b"watch");
+        let mut half = [0; 16];
+        half.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+        RoomSecret(half)
     }
 
     /// Whether a token is its digits.

@@ -30,6 +30,10 @@ pub struct Config {
     pub max_sessions: usize,
     /// Members that a room may have.
     pub max_players_per_room: usize,
+    /// Spectators that a room lets in if it does not say otherwise; 0 for none.
+    pub watchers: u32,
+    /// Frames that are held back from them if it does not say otherwise.
+    pub watch_delay: u32,
     /// What the token of a Connect must be.
     pub auth: Auth,
 }
@@ -48,6 +52,8 @@ impl Default for Config {
             max_rooms: 100_000,
             max_sessions: 20_000,
             max_players_per_room: 64,
+            watchers: 0,
+            watch_delay: 0,
             auth: Auth::Open,
         }
     }

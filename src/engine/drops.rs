@@ -72,6 +72,8 @@ reasons! {
         MalformedBody = "malformed_body",
         /// A message that needs a seat, from a session without one.
         NoSeat = "no_seat",
+        /// A message that only a player may send, from a spectator.
+        Watches = "watches",
         /// A message that means nothing in the phase the room is in.
         OutOfPhase = "out_of_phase",
         /// An echo asked for while a seat is held.

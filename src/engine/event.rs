@@ -118,6 +118,24 @@ pub enum Event {
         /// Of which room.
         room: RoomId,
     },
+    /// A spectator has come.
+    WatcherCame {
+        /// From where.
+        addr: SocketAddr,
+        /// Who.
+        player: PlayerId,
+        /// Of which room.
+        room: RoomId,
+    },
+    /// A spectator's session ended.
+    WatcherLeft {
+        /// From where.
+        addr: SocketAddr,
+        /// Of which room.
+        room: RoomId,
+        /// Why.
+        reason: Disconnect,
+    },
     /// The session that held a seat ended.
     SeatLeft {
         /// From where.

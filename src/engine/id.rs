@@ -62,6 +62,25 @@ impl fmt::Display for Seat {
     }
 }
 
+/// A spectator's place in a room: small, and free again when it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WatcherId(pub usize);
+
+/// Where a client is in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spot {
+    /// At a seat: it plays.
+    Seat(Seat),
+    /// Among the spectators.
+    Watcher(WatcherId),
+}
+
+impl From<Seat> for Spot {
+    fn from(seat: Seat) -> Spot {
+        Spot::Seat(seat)
+    }
+}
+
 /// The number of a frame: the first of a match is 0.
 pub type FrameId = u32;
 

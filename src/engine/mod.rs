@@ -29,6 +29,7 @@ mod beats;
 mod broadcast;
 mod budget;
 mod contain;
+mod gallery;
 mod guests;
 mod hash;
 mod moving;

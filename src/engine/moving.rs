@@ -163,7 +163,7 @@ impl Server {
             self.end(now, other, Disconnect::Displaced);
         }
         let session = &mut self.sessions[key];
-        let Place::Holds(room, seat) = session.place else {
+        let Place::Holds(room, spot) = session.place else {
             unreachable!("only a session with a seat is challenged, and it keeps it");
         };
         let from = session.addr;
@@ -185,7 +185,7 @@ impl Server {
         self.by_addr.insert(to, key);
         self.mark_dirty(key);
         self.counters.sessions_moved += 1;
-        let player = self.rooms[room].room.player_at(seat);
+        let player = self.rooms[room].room.player_at(spot);
         let id = self.rooms[room].room.id();
         self.tell(Event::SessionMoved {
             from,

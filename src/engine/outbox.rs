@@ -7,17 +7,19 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::id::Seat;
+use super::id::{Seat, Spot};
 use super::view::OverReason;
 use super::wire::message::Downlink;
 
 /// One thing to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Send this packet, which lies at this place of the outbox, to this seat.
-    Send(Seat, Range<usize>),
+    /// Send this packet, which lies at this place of the outbox, to whoever is there.
+    Send(Spot, Range<usize>),
     /// Ask the room for what this seat is owed, as far as its link has room.
     Pump(Seat),
+    /// The same of all spectators: one effect, though they may be thousands.
+    PumpGallery,
     /// A frame was sealed, so late after its deadline.
     Sealed(Duration),
     /// Inputs were put into a sealed frame.
@@ -40,12 +42,12 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Sends a message to a seat.
-    pub fn send(&mut self, seat: Seat, message: &Downlink<'_>) {
+    /// Sends a message to a seat or a spectator.
+    pub fn send(&mut self, to: impl Into<Spot>, message: &Downlink<'_>) {
         let start = self.packets.len();
         message.encode(&mut self.packets);
         self.effects
-            .push(Effect::Send(seat, start..self.packets.len()));
+            .push(Effect::Send(to.into(), start..self.packets.len()));
     }
 
     /// Adds another effect.

@@ -12,7 +12,8 @@
 //! A room owns its seats, its frame log and its phase. It takes the time and typed
 //! messages and pushes effects to an [`Outbox`]. It knows seats, never sessions or
 //! addresses; [`crate::engine::server`] maps one to the other, and asks
-//! [`Room::next_packet`] for what a seat is owed whenever that seat's link has room.
+//! [`Room::next_packet`] for what a seat is owed whenever that seat's link has room. Who only
+//! watches is beside the seats, in its `gallery`; a [`Spot`] is either.
 
 use std::time::Duration;
 
@@ -20,15 +21,18 @@ use super::auth::RoomSecret;
 use super::broadcast::{self, Broadcast};
 use super::drops::Drop;
 use super::frame_log::FrameLog;
-use super::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat};
+use super::gallery::Gallery;
+use super::id::{FrameId, MatchId, Percent, PlayerId, RoomId, Seat, Spot, WatcherId};
 use super::outbox::{Effect, Outbox};
 use super::seat::{Asked, SeatState, Stage};
 use super::time::Time;
 use super::view::{OverReason, Phase, RoomView, SeatView};
 use super::wire::frame::Command;
-use super::wire::message::{Downlink, Fetch, Fetched, Follows, Held, Uplink, Version, Welcome};
+use super::wire::message::{
+    Downlink, Fetch, Fetched, Follows, Held, Uplink, Version, WatchFrom, Welcome,
+};
 use crate::journal::record::FrameBytes;
-use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY};
+use crate::limits::{LATE_MAX, OVER_LINGER, RESTREAM_EVERY, WATCHED_LINGER_MAX};
 
 /// What a room is made of, all of it checked.
 #[derive(Clone, Debug)]
@@ -57,6 +61,10 @@ pub struct Rules {
     pub reconnect_grace: Duration,
     /// Lets its players in where the room's own secret does.
     pub secret: RoomSecret,
+    /// Spectators that it lets in.
+    pub watchers_max: u32,
+    /// Frames that are held back from them while the match is played.
+    pub watch_delay: u32,
 }
 
 /// The moment of a call, as the room needs it.
@@ -98,6 +106,7 @@ enum State {
     },
     Over {
         reason: OverReason,
+        since: Time,
         gone_at: Time,
     },
 }
@@ -141,6 +150,8 @@ pub struct Room {
     ends_at: Time,
     state: State,
     seats: Vec<SeatState>,
+    /// Those who watch, if there are any.
+    gallery: Option<Box<Gallery>>,
     log: FrameLog,
     /// Seats are owed the frames before this one.
     broadcast_head: FrameId,
@@ -165,6 +176,7 @@ impl Room {
                 .iter()
                 .map(|player| SeatState::new(*player))
                 .collect(),
+            gallery: None,
             log: FrameLog::new(rules.members.len()),
             broadcast_head: 0,
             broadcast: Broadcast::default(),
@@ -280,9 +292,9 @@ impl Room {
             .map(Seat::from_index)
     }
 
-    /// Who has a seat.
-    pub fn player_at(&self, seat: Seat) -> PlayerId {
-        self.seats[seat.index()].player
+    /// Whose place it is.
+    pub fn player_at(&self, spot: Spot) -> PlayerId {
+        self.state(spot).player
     }
 
     /// Whether a session holds the seat.
@@ -344,6 +356,7 @@ impl Room {
             head: self.broadcast_head,
             pass: None,
             input_bytes_max: self.rules.input_bytes_max,
+            watch_delay: None,
         }
     }
 
@@ -385,6 +398,9 @@ impl Room {
             created_unix: self.created_unix,
             started_unix: self.started_unix,
             log_bytes: self.log.encoded().len(),
+            watchers: self.watcher_count(),
+            watchers_max: self.rules.watchers_max,
+            watch_delay: self.rules.watch_delay,
             seats: (0..self.seats.len())
                 .map(|index| self.seat_view(index))
                 .collect(),
@@ -471,9 +487,122 @@ impl Room {
         self.rules.hz
     }
 
+    // --- Those who watch ------------------------------------------------------------------
+
+    /// How many watch.
+    pub fn watcher_count(&self) -> usize {
+        self.gallery.as_ref().map_or(0, |gallery| gallery.len())
+    }
+
+    /// Whether this player may watch now. Who does already may come again.
+    pub fn may_watch(&self, player: PlayerId) -> bool {
+        let max = usize::try_from(self.rules.watchers_max).expect("32 bits fit");
+        self.watcher_count() < max || self.watcher_of(player).is_some()
+    }
+
+    /// The place of a player who watches.
+    pub fn watcher_of(&self, player: PlayerId) -> Option<WatcherId> {
+        self.gallery.as_ref()?.find(player)
+    }
+
+    /// What a spectator is told when it is let in.
+    pub fn watch_welcome(&self) -> Welcome {
+        Welcome {
+            head: self.shown_head(),
+            watch_delay: Some(self.rules.watch_delay),
+            ..self.welcome()
+        }
+    }
+
+    /// A session comes to watch, perhaps in the place of another one of the same player.
+    /// `None` if it may not.
+    pub fn enter_gallery(&mut self, player: PlayerId, from: WatchFrom) -> Option<WatcherId> {
+        let seats = self.seats.len();
+        let may = !self.is_over() && self.may_watch(player);
+        may.then(|| {
+            self.gallery
+                .get_or_insert_with(|| Box::new(Gallery::new(seats)))
+                .enter(player, from)
+        })
+    }
+
+    /// A spectator's session is gone.
+    pub fn leave_gallery(&mut self, id: WatcherId) {
+        self.gallery_mut().leave(id);
+        if self.watcher_count() == 0 {
+            self.gallery = None;
+        }
+    }
+
+    /// Lets a room that is over, and would be gone, stay a little longer for spectators who are
+    /// still sent what was held back from them; false once that has lasted for too long.
+    pub fn linger(&mut self, now: Time) -> bool {
+        match &mut self.state {
+            State::Over { since, gone_at, .. } if now.since(*since) < WATCHED_LINGER_MAX => {
+                *gone_at = now + OVER_LINGER;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The frames before this one are shown to spectators: nobody is left to be helped once the
+    /// match is over.
+    fn shown_head(&self) -> FrameId {
+        if self.is_over() {
+            self.broadcast_head
+        } else {
+            self.broadcast_head.saturating_sub(self.rules.watch_delay)
+        }
+    }
+
+    fn gallery(&self) -> &Gallery {
+        let gallery = self.gallery.as_ref();
+        gallery.expect("somebody watches, so there is a gallery")
+    }
+
+    fn gallery_mut(&mut self) -> &mut Gallery {
+        let gallery = self.gallery.as_mut();
+        gallery.expect("somebody watches, so there is a gallery")
+    }
+
+    // --- Seats and spectators alike -------------------------------------------------------
+
+    fn state(&self, spot: Spot) -> &SeatState {
+        match spot {
+            Spot::Seat(seat) => &self.seats[seat.index()],
+            Spot::Watcher(id) => &self.gallery().at(id).state,
+        }
+    }
+
+    fn state_mut(&mut self, spot: Spot) -> &mut SeatState {
+        match spot {
+            Spot::Seat(seat) => &mut self.seats[seat.index()],
+            Spot::Watcher(id) => &mut self.gallery_mut().at_mut(id).state,
+        }
+    }
+
+    /// The frames before this one may be sent there.
+    fn head_for(&self, spot: Spot) -> FrameId {
+        match spot {
+            Spot::Seat(_) => self.broadcast_head,
+            Spot::Watcher(_) => self.shown_head(),
+        }
+    }
+
+    /// Where the frames begin for a client that holds none.
+    fn first_for(&self, spot: Spot) -> FrameId {
+        match spot {
+            Spot::Watcher(id) if self.gallery().at(id).from == WatchFrom::Newest => {
+                self.shown_head()
+            }
+            Spot::Seat(_) | Spot::Watcher(_) => 0,
+        }
+    }
+
     // --- Messages -------------------------------------------------------------------------
 
-    /// Carries out what the client at a seat has said. Connect, heartbeats and echoes are
+    /// Carries out what the client at a spot has said. Connect, heartbeats and echoes are
     /// the session's and do not come here.
     ///
     /// # Errors
@@ -481,22 +610,26 @@ impl Room {
     pub fn handle_message(
         &mut self,
         now: Now,
-        seat: Seat,
+        spot: Spot,
         message: &Uplink<'_>,
         out: &mut Outbox,
     ) -> Result<(), Drop> {
         match message {
-            Uplink::JoinRoom => self.join(now, seat, out),
+            Uplink::JoinRoom => return self.join(now, spot, out),
+            Uplink::Ready => return self.ready(now, spot, None, out),
+            Uplink::Resume(held) => return self.ready(now, spot, self.agreed(held), out),
+            _ => {}
+        }
+        let Spot::Seat(seat) = spot else {
+            return Err(Drop::Watches);
+        };
+        match message {
             Uplink::Progress(percent) => self.progress(seat, *percent, out),
-            Uplink::Ready => self.ready(now, seat, 0, out),
-            Uplink::Resume(held) => self.ready(now, seat, self.agreed(held), out),
             Uplink::Input(command) => self.input(seat, *command, &[]),
             Uplink::Opaque(input) => self.input(seat, input.command, &input.data),
             Uplink::Fetch(fetch) => self.fetch(seat, *fetch, out),
             Uplink::Result { winner } => self.result(now, seat, *winner, out),
-            Uplink::Connect { .. } | Uplink::Heartbeat | Uplink::Inputs(_) | Uplink::Echo(_) => {
-                Err(Drop::OutOfPhase)
-            }
+            _ => Err(Drop::OutOfPhase),
         }
     }
 
@@ -530,36 +663,38 @@ impl Room {
         Ok(())
     }
 
-    fn join(&mut self, now: Now, seat: Seat, out: &mut Outbox) -> Result<(), Drop> {
+    fn join(&mut self, now: Now, spot: Spot, out: &mut Outbox) -> Result<(), Drop> {
         if self.is_over() {
             return Err(Drop::OutOfPhase);
         }
+        let is_other = |index: usize| spot != Spot::Seat(Seat::from_index(index));
         let others = self
             .seats
             .iter()
             .enumerate()
-            .filter(|(index, _)| *index != seat.index())
+            .filter(|(index, _)| is_other(*index))
             .map(|(_, other)| (other.player, other.progress))
             .collect();
-        out.send(
-            seat,
-            &Downlink::JoinRoom {
-                seat: seat.on_wire(),
-                others,
-                seed: self.rules.seed,
-            },
-        );
-        let state = &mut self.seats[seat.index()];
+        let seat = match spot {
+            Spot::Seat(seat) => seat.on_wire(),
+            Spot::Watcher(_) => 0,
+        };
+        let seed = self.rules.seed;
+        out.send(spot, &Downlink::JoinRoom { seat, others, seed });
+        let state = self.state_mut(spot);
         state.knows_others = true;
         state.progress_owed.clear();
-        self.joined(now, seat, out);
+        self.joined(now, spot, out);
         Ok(())
     }
 
-    /// The seat is in the match: the first one starts the clock of the ready time-out.
-    fn joined(&mut self, now: Now, seat: Seat, out: &mut Outbox) {
-        let state = &mut self.seats[seat.index()];
+    /// The client is in the match: the first one at a seat starts the clock of the ready time-out.
+    fn joined(&mut self, now: Now, spot: Spot, out: &mut Outbox) {
+        let state = self.state_mut(spot);
         state.stage = state.stage.max(Stage::Joined);
+        if matches!(spot, Spot::Watcher(_)) {
+            return;
+        }
         if let State::Waiting { ready_by } = &mut self.state {
             ready_by.get_or_insert(now.time + self.rules.ready_timeout);
             self.start_if_due(now, out);
@@ -577,47 +712,54 @@ impl Room {
                 out.push(Effect::Pump(Seat::from_index(index)));
             }
         }
+        if let Some(gallery) = &mut self.gallery
+            && gallery.owe_progress(seat, percent)
+        {
+            out.push(Effect::PumpGallery);
+        }
         Ok(())
     }
 
-    /// The frame up to which a client holds what the match is made of. One that was there before
+    /// The frame up to which a client holds what the match is made of, if it does. One that was there before
     /// a restart of the server may hold frames that were lost; which they are is known for the
     /// newest restart alone.
-    fn agreed(&self, held: &Held) -> FrameId {
+    fn agreed(&self, held: &Held) -> Option<FrameId> {
         let kept = self
             .fork
             .filter(|fork| fork.from == held.history && held.next <= fork.at);
         let same = held.history == self.history || kept.is_some();
-        if held.match_id == self.match_id() && same {
-            held.next
-        } else {
-            0
-        }
+        (held.match_id == self.match_id() && same).then_some(held.next)
     }
 
-    fn ready(&mut self, now: Now, seat: Seat, next: FrameId, out: &mut Outbox) -> Result<(), Drop> {
+    fn ready(
+        &mut self,
+        now: Now,
+        spot: Spot,
+        next: Option<FrameId>,
+        out: &mut Outbox,
+    ) -> Result<(), Drop> {
         match self.state {
             State::Waiting { .. } => {
-                self.seats[seat.index()].ready = true;
-                out.send(seat, &Downlink::Ready);
-                self.joined(now, seat, out);
+                self.state_mut(spot).ready = true;
+                out.send(spot, &Downlink::Ready);
+                self.joined(now, spot, out);
                 Ok(())
             }
-            State::Playing { .. } => self.stream_again(now, seat, next, out),
+            State::Playing { .. } => self.stream_again(now, spot, next, out),
             State::Over { .. } => Err(Drop::OutOfPhase),
         }
     }
 
     /// Ready in a running room: Start with the original stamp, then every frame from `next` on,
-    /// which is 0 for a client of v1.
+    /// if the client names one.
     fn stream_again(
         &mut self,
         now: Now,
-        seat: Seat,
-        next: FrameId,
+        spot: Spot,
+        next: Option<FrameId>,
         out: &mut Outbox,
     ) -> Result<(), Drop> {
-        let state = &mut self.seats[seat.index()];
+        let state = self.state_mut(spot);
         if state
             .restreamed_at
             .is_some_and(|at| now.time.since(at) < RESTREAM_EVERY)
@@ -626,29 +768,33 @@ impl Room {
         }
         state.restreamed_at = Some(now.time);
         state.ready = true;
-        out.send(seat, &Downlink::Ready);
-        self.stream_from(seat, next, out);
-        self.wind_up(now, out);
+        out.send(spot, &Downlink::Ready);
+        self.stream_from(spot, next, out);
+        if matches!(spot, Spot::Seat(_)) {
+            self.wind_up(now, out);
+        }
         Ok(())
     }
 
-    /// Tells the seat of the start, and owes it the frames from `next` on. A client that claims
-    /// more than there is gets everything: it must be of another history.
-    fn stream_from(&mut self, seat: Seat, next: FrameId, out: &mut Outbox) {
+    /// Tells a client of the start, and owes it the frames from `next` on. One that claims more
+    /// than there is, or to speak v1, gets what one gets that holds none: it must be of another
+    /// history.
+    fn stream_from(&mut self, spot: Spot, next: Option<FrameId>, out: &mut Outbox) {
         let unix_seconds = self.started_unix.expect("a match in play has started");
-        let next = if next <= self.broadcast_head { next } else { 0 };
-        let state = &mut self.seats[seat.index()];
-        let speaks_v2 = state.version == Version::V2;
-        let next = if speaks_v2 { next } else { 0 };
+        let head = self.head_for(spot);
+        let speaks_v2 = self.state(spot).version == Version::V2;
+        let held = next.filter(|next| speaks_v2 && *next <= head);
+        let next = held.unwrap_or_else(|| self.first_for(spot));
+        let cursor = self.log.cursor_at(next);
+        let state = self.state_mut(spot);
         state.stage = Stage::Streaming;
-        state.cursor = self.log.cursor_at(next);
-        let head = self.broadcast_head;
+        state.cursor = cursor;
         let start = Downlink::Start {
             unix_seconds,
             follows: speaks_v2.then_some(Follows { next, head }),
         };
-        out.send(seat, &start);
-        out.push(Effect::Pump(seat));
+        // With the packet its client is asked what more it is owed.
+        out.send(spot, &start);
     }
 
     fn result(&mut self, now: Now, seat: Seat, winner: u64, out: &mut Outbox) -> Result<(), Drop> {
@@ -723,7 +869,17 @@ impl Room {
             // What was owed of the others' loading means nothing any more.
             seat.progress_owed.clear();
             if seat.stage >= Stage::Joined && !waits {
-                self.stream_from(Seat::from_index(index), 0, out);
+                self.stream_from(Seat::from_index(index).into(), None, out);
+            }
+        }
+        let watchers = self.gallery.as_ref().map(|gallery| gallery.ids());
+        for id in watchers.unwrap_or_default() {
+            let spot = Spot::Watcher(id);
+            let state = self.state_mut(spot);
+            state.progress_owed.clear();
+            // Its Ready may be on its way: it is told once, and nobody waits for it.
+            if state.ready {
+                self.stream_from(spot, None, out);
             }
         }
     }
@@ -814,6 +970,10 @@ impl Room {
                 out.push(Effect::Pump(Seat::from_index(index)));
             }
         }
+        // Behind the seats, so that players come first.
+        if self.gallery.is_some() && self.shown_head() > 0 {
+            out.push(Effect::PumpGallery);
+        }
     }
 
     fn end_if_all_results_are_in(&mut self, now: Now, out: &mut Outbox) {
@@ -832,6 +992,7 @@ impl Room {
         }
         self.state = State::Over {
             reason,
+            since: now.time,
             gone_at: now.time + OVER_LINGER,
         };
         self.broadcast_head = self.log.head();
@@ -842,24 +1003,30 @@ impl Room {
                 out.push(Effect::Pump(Seat::from_index(index)));
             }
         }
+        if let Some(gallery) = &mut self.gallery {
+            gallery.close();
+            out.push(Effect::PumpGallery);
+        }
         out.push(Effect::Over(reason));
     }
 
     // --- The pump -------------------------------------------------------------------------
 
-    /// Whether [`Room::next_packet`] or [`Room::take_close`] has something for the seat.
-    pub fn owes(&self, seat: Seat) -> bool {
-        let state = &self.seats[seat.index()];
-        self.owes_news(state) || state.close_owed || state.asked.is_some()
+    /// Whether [`Room::next_packet`], [`Room::take_close`] or [`Room::next_fetched`] has something for
+    /// the client there.
+    pub fn owes(&self, spot: Spot) -> bool {
+        let state = self.state(spot);
+        self.owes_news(spot) || state.close_owed || state.asked.is_some()
     }
 
-    /// Whether [`Room::next_packet`] has something for the seat.
-    fn owes_news(&self, seat: &SeatState) -> bool {
-        self.owes_frames(seat) || !seat.progress_owed.is_empty()
+    /// Whether [`Room::next_packet`] has something for the client there.
+    fn owes_news(&self, spot: Spot) -> bool {
+        self.owes_frames(spot) || !self.state(spot).progress_owed.is_empty()
     }
 
-    fn owes_frames(&self, seat: &SeatState) -> bool {
-        seat.stage == Stage::Streaming && seat.cursor.frame < self.broadcast_head
+    fn owes_frames(&self, spot: Spot) -> bool {
+        let state = self.state(spot);
+        state.stage == Stage::Streaming && state.cursor.frame < self.head_for(spot)
     }
 
     /// When the open frame is sealed; `None` unless the match is played.
@@ -870,16 +1037,21 @@ impl Room {
         }
     }
 
-    /// When the open frame leaves for the seat, if it is to: it holds inputs.
-    pub fn next_broadcast(&self, seat: Seat) -> Option<Time> {
-        let streams = self.seats[seat.index()].stage == Stage::Streaming;
-        let leaves = streams && self.log.has_input();
+    /// When the next frame leaves for the client there, if it is certain: the open one holds
+    /// inputs, and shows a frame of before to who watches.
+    pub fn next_broadcast(&self, spot: Spot) -> Option<Time> {
+        let streams = self.state(spot).stage == Stage::Streaming;
+        let shows = match spot {
+            Spot::Seat(_) => true,
+            Spot::Watcher(_) => self.log.head() >= self.rules.watch_delay,
+        };
+        let leaves = streams && shows && self.log.has_input();
         self.next_tick().filter(|_| leaves)
     }
 
-    /// Passes the next packet that the seat is owed to `send`; false if there is none.
-    pub fn next_packet(&mut self, seat: Seat, send: impl FnOnce(&[u8])) -> bool {
-        let owed = &mut self.seats[seat.index()].progress_owed;
+    /// Passes the next packet that the client there is owed to `send`; false if there is none.
+    pub fn next_packet(&mut self, spot: Spot, send: impl FnOnce(&[u8])) -> bool {
+        let owed = &mut self.state_mut(spot).progress_owed;
         if !owed.is_empty() {
             let other = owed.remove(0);
             let other = &self.seats[other.index()];
@@ -892,26 +1064,34 @@ impl Room {
             send(&packet);
             return true;
         }
-        if self.owes_frames(&self.seats[seat.index()]) {
-            let cursor = &mut self.seats[seat.index()].cursor;
-            send(
-                self.broadcast
-                    .packet(&self.log, cursor, self.broadcast_head),
-            );
-            return true;
+        if !self.owes_frames(spot) {
+            return false;
         }
-        false
+        let head = self.head_for(spot);
+        match spot {
+            Spot::Seat(seat) => {
+                let cursor = &mut self.seats[seat.index()].cursor;
+                send(self.broadcast.packet(&self.log, cursor, head));
+            }
+            Spot::Watcher(id) => {
+                let gallery = self.gallery.as_mut().expect("somebody watches");
+                send(gallery.packet(&self.log, id, head));
+            }
+        }
+        true
     }
 
     /// Whether frames that the seat has asked for may go out: everything else comes before them.
-    pub fn may_send_fetched(&self, seat: Seat) -> bool {
-        let state = &self.seats[seat.index()];
-        state.asked.is_some() && !self.owes_news(state)
+    pub fn may_send_fetched(&self, spot: Spot) -> bool {
+        self.state(spot).asked.is_some() && !self.owes_news(spot)
     }
 
     /// Passes the next packet of frames that the seat has asked for to `send`; false if there is
     /// none.
-    pub fn next_fetched(&mut self, seat: Seat, send: impl FnOnce(&[u8])) -> bool {
+    pub fn next_fetched(&mut self, spot: Spot, send: impl FnOnce(&[u8])) -> bool {
+        let Spot::Seat(seat) = spot else {
+            return false;
+        };
         let asked = &mut self.seats[seat.index()].asked;
         let Some(Asked {
             request,
@@ -942,10 +1122,14 @@ impl Room {
         true
     }
 
-    /// Whether the seat is to be told now that the room is over; true once. No frame
-    /// follows.
-    pub fn take_close(&mut self, seat: Seat) -> bool {
-        let state = &mut self.seats[seat.index()];
+    /// Whether the client there is to be told now that the room is over; true once. No frame
+    /// follows. A spectator has been shown all frames by then: what was held back from it is
+    /// more than what a link takes at once.
+    pub fn take_close(&mut self, spot: Spot) -> bool {
+        if matches!(spot, Spot::Watcher(_)) && self.owes_frames(spot) {
+            return false;
+        }
+        let state = self.state_mut(spot);
         let close = std::mem::take(&mut state.close_owed);
         if close {
             state.stage = Stage::Connected;
@@ -978,6 +1162,13 @@ impl Room {
                 "frames before the start"
             );
         }
+        for (spot, state) in self.gallery.iter().flat_map(|gallery| gallery.iter()) {
+            let ahead = state.cursor.frame > self.head_for(spot);
+            assert!(!ahead, "a spectator is ahead of what is shown");
+            let streams = state.stage == Stage::Streaming;
+            assert!(!streams || self.started_unix.is_some());
+        }
+        assert_ne!(self.gallery.as_ref().map(|gallery| gallery.len()), Some(0));
         match &self.state {
             State::Waiting { .. } => assert!(self.log.head() == 0 && self.started_unix.is_none()),
             State::Playing { abandoned_at, .. } => {

@@ -7,15 +7,15 @@ use super::auth::{Auth, Refusal};
 use super::contain::contain;
 use super::drops::{Disconnect, Drop};
 use super::event::Event;
-use super::id::{PlayerId, RoomId, Seat};
+use super::id::{PlayerId, RoomId, Seat, Spot};
 use super::outbox::{Effect, Outbox};
 use super::room::{Now, Room};
 use super::server::Server;
-use super::session::{Place, RoomKey, Session, SessionKey};
+use super::session::{Claim, Place, Rival, RoomKey, Session, SessionKey};
 use super::time::Time;
 use super::view::OverReason;
 use super::wire::frame::Input;
-use super::wire::message::{ConnectCode, Downlink, Uplink, Version, Welcome};
+use super::wire::message::{ConnectCode, Downlink, Uplink, Version, WatchFrom, Welcome};
 use super::wire::packet::{Packet, PacketReader};
 use crate::limits::{
     DROPPABLE_BACKLOG_MAX, FETCHED_SEGMENTS_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX,
@@ -79,7 +79,17 @@ impl Server {
                 version,
             } => {
                 self.sessions[key].version = version;
-                self.connect(now, key, player, room, &token);
+                self.connect(now, key, player, room, &token, None);
+                Ok(())
+            }
+            Uplink::Watch {
+                player,
+                room,
+                token,
+                from,
+            } => {
+                self.sessions[key].version = Version::V2;
+                self.connect(now, key, player, room, &token, Some(from));
                 Ok(())
             }
             Uplink::Heartbeat => self.answer(now, key, &Downlink::Heartbeat),
@@ -97,11 +107,11 @@ impl Server {
 
     /// Carries out what a session says to its room.
     fn pass_on(&mut self, now: Time, key: SessionKey, message: &Uplink<'_>) -> Result<(), Drop> {
-        let Place::Holds(room, seat) = self.sessions[key].place else {
+        let Place::Holds(room, spot) = self.sessions[key].place else {
             return Err(Drop::NoSeat);
         };
         let handled = self.in_room(now, room, |room, now, out| {
-            room.handle_message(now, seat, message, out)
+            room.handle_message(now, spot, message, out)
         });
         // A room that failed has had its word.
         handled.unwrap_or(Ok(()))
@@ -121,11 +131,22 @@ impl Server {
         Ok(())
     }
 
-    /// Answers a Connect. One that is accepted moves the session to its seat, at once if
-    /// the address is proved, and else with the proof.
-    fn connect(&mut self, now: Time, key: SessionKey, player: PlayerId, id: RoomId, token: &str) {
-        let found = self.admit(now, player, id, token);
+    /// Answers a Connect, perhaps of one who wants to watch. One that is accepted moves the
+    /// session to its place, at once if the address is proved, and else with the proof.
+    fn connect(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        player: PlayerId,
+        id: RoomId,
+        token: &str,
+        watch: Option<WatchFrom>,
+    ) {
+        let found = self.admit(now, player, id, token, watch);
         let answer = match found {
+            Ok((room, Claim::Watch(..))) => {
+                Downlink::Welcome(self.rooms[room].room.watch_welcome())
+            }
             Ok((room, _)) if self.sessions[key].version == Version::V2 => {
                 Downlink::Welcome(Welcome {
                     pass: Some(self.pass_of(key)),
@@ -137,12 +158,12 @@ impl Server {
         };
         self.say(now, key, &answer);
         match found {
-            Ok((room, seat)) => {
-                self.leave_other_seat(now, key, room, seat);
+            Ok((room, claim)) => {
+                self.leave_other_place(now, key, room, claim);
                 let match_id = self.rooms[room].room.match_id();
-                self.sessions[key].place = Place::Claims(room, match_id, seat);
+                self.sessions[key].place = Place::Claims(room, match_id, claim);
                 if self.sessions[key].link().is_proved() {
-                    self.take_seat(now, key, room, seat);
+                    self.take_place(now, key, room, claim);
                 }
             }
             Err(Refusal { code, ticket }) => {
@@ -158,56 +179,91 @@ impl Server {
         }
     }
 
-    /// The seat that a Connect is for, or the first reason that applies why it is refused.
-    /// A ticket comes first: without one, nobody learns which rooms and players there are.
+    /// What a Connect is for, or the first reason that applies why it is refused. A ticket
+    /// comes first: without one, nobody learns which rooms and players there are.
+    ///
+    /// A ticket that names a room and a player lets that player watch there, be it a member or
+    /// not. The secret of a room would also give its seats away; who may only watch has the one
+    /// that is made from it.
     fn admit(
         &self,
         now: Time,
         player: PlayerId,
         id: RoomId,
         token: &str,
-    ) -> Result<(RoomKey, Seat), Refusal> {
+        watch: Option<WatchFrom>,
+    ) -> Result<(RoomKey, Claim), Refusal> {
         if let Auth::Ticket(secrets) = &self.config.auth {
             secrets.check(token, id, player, self.unix_us(now))?;
         }
-        let (room, seat) = self.find_seat(player, id)?;
-        if self.config.auth == Auth::Room && !self.rooms[room].room.secret().is(token) {
-            return Err(ConnectCode::Token.into());
+        let (room, claim) = self.find_place(player, id, watch)?;
+        if self.config.auth == Auth::Room {
+            let secret = self.rooms[room].room.secret();
+            let watches = watch.is_some() && secret.for_watchers().is(token);
+            if !watches && !secret.is(token) {
+                return Err(ConnectCode::Token.into());
+            }
         }
-        Ok((room, seat))
+        Ok((room, claim))
     }
 
-    fn find_seat(&self, player: PlayerId, id: RoomId) -> Result<(RoomKey, Seat), ConnectCode> {
+    fn find_place(
+        &self,
+        player: PlayerId,
+        id: RoomId,
+        watch: Option<WatchFrom>,
+    ) -> Result<(RoomKey, Claim), ConnectCode> {
         let key = *self.by_room.get(&id).ok_or(ConnectCode::NoRoom)?;
         let room = &self.rooms[key].room;
         if room.is_over() {
             return Err(ConnectCode::RoomState);
         }
-        let seat = room.seat_of(player).ok_or(ConnectCode::NoPlayer)?;
-        Ok((key, seat))
+        let claim = match watch {
+            Some(from) if room.may_watch(player) => Claim::Watch(player, from),
+            Some(_) => return Err(ConnectCode::NoWatch),
+            None => Claim::Seat(room.seat_of(player).ok_or(ConnectCode::NoPlayer)?),
+        };
+        Ok((key, claim))
     }
 
-    /// A session that moves on to another seat leaves the one it holds.
-    fn leave_other_seat(&mut self, now: Time, key: SessionKey, room: RoomKey, seat: Seat) {
-        let Place::Holds(old_room, old_seat) = self.sessions[key].place else {
+    /// A session that moves on to another place leaves the one it holds.
+    fn leave_other_place(&mut self, now: Time, key: SessionKey, room: RoomKey, claim: Claim) {
+        let Place::Holds(old_room, old_spot) = self.sessions[key].place else {
             return;
         };
-        if (old_room, old_seat) != (room, seat) {
+        let same = match claim {
+            Claim::Seat(seat) => Some(Spot::Seat(seat)),
+            Claim::Watch(player, _) => {
+                let watcher = self.rooms[room].room.watcher_of(player);
+                watcher.map(Spot::Watcher)
+            }
+        };
+        if old_room != room || same != Some(old_spot) {
             self.sessions[key].place = Place::None;
-            self.rooms[old_room].sessions[old_seat.index()] = None;
-            self.in_room(now, old_room, |room, now, out| {
-                room.leave_seat(now, old_seat, out)
-            });
+            self.vacate(now, old_room, old_spot);
+        }
+    }
+
+    /// Nobody is at a spot any more.
+    pub(super) fn vacate(&mut self, now: Time, room: RoomKey, spot: Spot) {
+        *self.rooms[room].holder_mut(spot) = None;
+        self.in_room(now, room, |room, now, out| match spot {
+            Spot::Seat(seat) => room.leave_seat(now, seat, out),
+            Spot::Watcher(id) => room.leave_gallery(id),
+        });
+        let slot = &mut self.rooms[room];
+        if slot.room.watcher_count() == 0 {
+            slot.watchers = Vec::new();
         }
     }
 
     /// The peer has proved its address: it gets what it claims and wins against its rival.
     pub(super) fn proved(&mut self, now: Time, key: SessionKey) {
-        if let Place::Claims(room, match_id, seat) = self.sessions[key].place {
+        if let Place::Claims(room, match_id, claim) = self.sessions[key].place {
             self.sessions[key].place = Place::None;
             let granted = self.rooms.get(room).map(|slot| &slot.room);
             if granted.is_some_and(|room| room.match_id() == match_id && !room.is_over()) {
-                self.take_seat(now, key, room, seat);
+                self.take_place(now, key, room, claim);
             } else {
                 // It ended between the answer to Connect and the proof. Its room may have
                 // been created anew, but that is another match, with members and a secret of
@@ -220,12 +276,23 @@ impl Server {
         self.mark_dirty(key);
     }
 
-    /// Gives a seat to a session; one that held it before ends without a word, since the
+    /// Gives a session what it claims; one that held it before ends without a word, since the
     /// Unity client's Close handler stops whichever client is current.
-    fn take_seat(&mut self, now: Time, key: SessionKey, room: RoomKey, seat: Seat) {
-        self.sessions[key].place = Place::Holds(room, seat);
+    fn take_place(&mut self, now: Time, key: SessionKey, room: RoomKey, claim: Claim) {
+        let spot = match claim {
+            Claim::Seat(seat) => Spot::Seat(seat),
+            Claim::Watch(player, from) => {
+                let enter = |room: &mut Room, _, _: &mut Outbox| room.enter_gallery(player, from);
+                match self.in_room(now, room, enter).flatten() {
+                    Some(id) => Spot::Watcher(id),
+                    // Others were faster to prove where they are.
+                    None => return self.turn_away(now, key),
+                }
+            }
+        };
+        self.sessions[key].place = Place::Holds(room, spot);
         self.leave_guests(key);
-        let before = self.rooms[room].sessions[seat.index()].replace(key);
+        let before = self.rooms[room].holder_mut(spot).replace(key);
         if let Some(before) = before.filter(|before| *before != key) {
             let restarted = self.sessions[key].rival.is_candidate_of(before);
             if !restarted {
@@ -244,22 +311,41 @@ impl Server {
             );
         }
         let addr = self.sessions[key].addr;
-        let player = self.rooms[room].room.player_at(seat);
         let id = self.rooms[room].room.id();
-        self.tell(Event::SeatTaken {
-            addr,
-            player,
-            room: id,
-        });
-        let version = self.sessions[key].version;
-        self.in_room(now, room, |room, now, out| {
-            room.take_seat(now, seat, version, out)
-        });
+        match claim {
+            Claim::Seat(seat) => {
+                let player = self.rooms[room].room.player_at(seat.into());
+                self.tell(Event::SeatTaken {
+                    addr,
+                    player,
+                    room: id,
+                });
+                let version = self.sessions[key].version;
+                self.in_room(now, room, |room, now, out| {
+                    room.take_seat(now, seat, version, out)
+                });
+            }
+            Claim::Watch(player, _) => self.tell(Event::WatcherCame {
+                addr,
+                player,
+                room: id,
+            }),
+        }
     }
 
-    /// Tells a session's room that it has fallen silent, or speaks again.
+    /// Lets go of a session that finds no place any more where it was let in, or has lost it.
+    fn turn_away(&mut self, now: Time, key: SessionKey) {
+        self.sessions[key].place = Place::None;
+        if !matches!(self.sessions[key].rival, Rival::Candidate { .. }) {
+            self.enter_guests(key);
+        }
+        self.say(now, key, &Downlink::Close);
+    }
+
+    /// Tells a session's room that it has fallen silent, or speaks again. Nobody asks whether a
+    /// spectator is there.
     pub(super) fn report_online(&mut self, now: Time, key: SessionKey, online: bool) {
-        if let Place::Holds(room, seat) = self.sessions[key].place {
+        if let Place::Holds(room, Spot::Seat(seat)) = self.sessions[key].place {
             self.in_room(now, room, |room, now, out| {
                 room.set_online(now, seat, online, out)
             });
@@ -314,6 +400,7 @@ impl Server {
         let slot = &mut self.rooms[key];
         let was_over = slot.room.is_over();
         slot.room = emptied;
+        let watchers = std::mem::take(&mut slot.watchers);
         let held: Vec<Seat> = (0..slot.sessions.len())
             .filter(|index| slot.sessions[*index].is_some())
             .map(Seat::from_index)
@@ -336,14 +423,17 @@ impl Server {
             out.retain(|effect| !matches!(effect, Effect::Over(_)));
         }
         self.finish_call(now, key, out);
+        for watcher in watchers.into_iter().flatten() {
+            self.turn_away(now, watcher);
+        }
     }
 
     fn carry_out(&mut self, now: Time, key: RoomKey, effect: &Effect, out: &Outbox) {
         let room = &self.rooms[key].room;
         let (id, match_id) = (room.id(), room.match_id());
         match effect {
-            Effect::Send(seat, range) => {
-                if let Some(session) = self.rooms[key].sessions[seat.index()] {
+            Effect::Send(spot, range) => {
+                if let Some(session) = self.rooms[key].holder(*spot) {
                     self.sessions[session].send(now, out.packet(range.clone()));
                     self.mark_dirty(session);
                 }
@@ -351,6 +441,13 @@ impl Server {
             Effect::Pump(seat) => {
                 if let Some(session) = self.rooms[key].sessions[seat.index()] {
                     self.mark_dirty(session);
+                }
+            }
+            Effect::PumpGallery => {
+                for index in 0..self.rooms[key].watchers.len() {
+                    if let Some(session) = self.rooms[key].watchers[index] {
+                        self.mark_dirty(session);
+                    }
                 }
             }
             Effect::Sealed(lateness) => {
@@ -361,8 +458,8 @@ impl Server {
             Effect::EpochRenewed(lateness) => {
                 let wait = self.put_on_beat(now, key);
                 // What waited for the frame that was due waits no longer.
-                for index in 0..self.rooms[key].sessions.len() {
-                    if let Some(session) = self.rooms[key].sessions[index] {
+                for index in 0..self.rooms[key].spot_count() {
+                    if let Some(session) = self.rooms[key].holder_at(index) {
                         self.mark_dirty(session);
                     }
                 }
@@ -440,7 +537,7 @@ impl Server {
     /// Whether a session's room has more for it than its link holds.
     pub(super) fn is_owed(&self, key: SessionKey) -> bool {
         match self.sessions[key].place {
-            Place::Holds(room, seat) => self.rooms[room].room.owes(seat),
+            Place::Holds(room, spot) => self.rooms[room].room.owes(spot),
             Place::None | Place::Claims(..) => false,
         }
     }
@@ -456,7 +553,7 @@ impl Server {
     /// When a session's room has the next packet for it, if that is certain.
     pub(super) fn next_packet(&self, key: SessionKey) -> Option<Time> {
         match self.sessions[key].place {
-            Place::Holds(room, seat) => self.rooms[room].room.next_broadcast(seat),
+            Place::Holds(room, spot) => self.rooms[room].room.next_broadcast(spot),
             Place::None | Place::Claims(..) => None,
         }
     }
@@ -465,7 +562,7 @@ impl Server {
     /// stays behind the seat's cursor.
     pub(super) fn pump(&mut self, now: Time, key: SessionKey) {
         let session = &mut self.sessions[key];
-        let Place::Holds(room_key, seat) = session.place else {
+        let Place::Holds(room_key, spot) = session.place else {
             return;
         };
         let room = &mut self.rooms[room_key].room;
@@ -474,29 +571,29 @@ impl Server {
         }
         let pumped = contain(self.contains_panics, || {
             while session.link().backlog() < FRAME_SEGMENTS_IN_KCP_MAX
-                && room.next_packet(seat, |packet| session.send(now, packet))
+                && room.next_packet(spot, |packet| session.send(now, packet))
             {}
-            room.take_close(seat)
+            room.take_close(spot)
         });
         match pumped {
             Ok(true) => self.say(now, key, &Downlink::Close),
             Ok(false) => {}
             Err(text) => return self.fail_room(now, room_key, text),
         }
-        self.pump_fetched(now, key, room_key, seat);
+        self.pump_fetched(now, key, room_key, spot);
     }
 
     /// The same with frames that were asked for, once nothing else is left.
-    fn pump_fetched(&mut self, now: Time, key: SessionKey, room_key: RoomKey, seat: Seat) {
+    fn pump_fetched(&mut self, now: Time, key: SessionKey, room_key: RoomKey, spot: Spot) {
         let room = &mut self.rooms[room_key].room;
         let session = &mut self.sessions[key];
-        if !room.may_send_fetched(seat) || !session.takes_fetched() {
+        if !room.may_send_fetched(spot) || !session.takes_fetched() {
             return;
         }
         let pumped = contain(self.contains_panics, || {
             let most = session.link().backlog() + FETCHED_SEGMENTS_MAX;
             while session.link().backlog() < most
-                && room.next_fetched(seat, |packet| session.send(now, packet))
+                && room.next_fetched(spot, |packet| session.send(now, packet))
             {}
             session.has_fetched();
         });
@@ -584,6 +681,8 @@ mod tests {
                     broadcast_every: None,
                     max_frames: None,
                     input_bytes_max: None,
+                    watchers_max: Some(2),
+                    watch_delay: None,
                     secret: RoomSecret::from_bytes([0; 16]),
                 };
                 rig.server.create_room(now, spec).unwrap();
@@ -682,6 +781,30 @@ mod tests {
         let counters = rig.server.counters();
         assert_eq!((counters.rooms_failed, counters.rooms), (1, 1));
         assert_eq!(counters.disconnects(Disconnect::RoomGone), 1);
+        rig.server.assert_invariants();
+    }
+
+    #[test]
+    fn a_panic_in_a_room_lets_its_spectators_go() {
+        let mut rig = Rig::playing();
+        let mut config = ClientConfig::new(PlayerId(9), RoomId(1));
+        config.watch = Some(WatchFrom::Start);
+        let mut client = Client::new(rig.now, config);
+        client.join();
+        client.ready();
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1009));
+        rig.clients.push((addr, client));
+        rig.run(500);
+        assert_eq!(rig.server.room(RoomId(1)).unwrap().watchers, 1);
+        let (key, now) = (rig.key(1), rig.now);
+        rig.server
+            .in_room(now, key, |_, _, _| -> () { panic!("late") });
+        rig.server.assert_invariants();
+        rig.run(500);
+        let (frames, closed) = rig.heard(2);
+        assert!(frames.len() > 10 && closed, "{frames:?}");
+        rig.run(4000);
+        assert_eq!(rig.phase(1), None);
         rig.server.assert_invariants();
     }
 

@@ -1,6 +1,7 @@
 //! One seat of a room: who sits there, how far its client is, and what it is owed.
 //!
-//! A seat knows no session; whether one holds it is all it is told.
+//! A seat knows no session; whether one holds it is all it is told. Who watches has such a seat,
+//! too, in the [gallery](super::gallery), where nothing counts that only players do.
 
 use super::frame_log::Cursor;
 use super::id::{FrameId, Percent, PlayerId, Seat};

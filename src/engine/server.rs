@@ -29,7 +29,7 @@ use super::drops::{Disconnect, Drop};
 use super::event::Event;
 use super::guests::Guests;
 use super::hash::KeyedHash;
-use super::id::{MatchId, PlayerId, RoomId, Seat};
+use super::id::{MatchId, PlayerId, RoomId, Seat, Spot, WatcherId};
 use super::outbox::Outbox;
 use super::passes::Passes;
 use super::records::{Records, Written};
@@ -47,7 +47,7 @@ use crate::journal::restore::RestoredRoom;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, EVENTS_WAITING_MAX, FINISHED_MATCH_LIFE, FINISHED_MATCHES_MAX,
     FRAMES_RANGE, HZ_RANGE, INPUT_DATA_RANGE, TIMER_WAITS_MAX, TIMERS_PER_TURN_MAX,
-    UPLINK_MESSAGE_MAX,
+    UPLINK_MESSAGE_MAX, WATCH_DELAY_RANGE, WATCHERS_RANGE,
 };
 
 /// Sessions that are fetched into the processor's cache together.
@@ -67,6 +67,8 @@ pub(super) struct RoomSlot {
     pub(super) room: Room,
     /// The session of each seat.
     pub(super) sessions: Vec<Option<SessionKey>>,
+    /// The session of each spectator.
+    pub(super) watchers: Vec<Option<SessionKey>>,
     /// Its timer in the wheel: deadline and generation.
     timer: Option<(Time, u64)>,
     /// On which it ticks, while it does.
@@ -79,6 +81,7 @@ impl RoomSlot {
     fn new(room: Room, written: Option<Written>) -> RoomSlot {
         RoomSlot {
             sessions: vec![None; room.rules().members.len()],
+            watchers: Vec::new(),
             room,
             timer: None,
             beat: None,
@@ -89,6 +92,41 @@ impl RoomSlot {
     /// The room, and what of it is in the journal.
     pub(super) fn recorded(&mut self) -> Option<(&Room, &mut Written)> {
         self.written.as_mut().map(|written| (&self.room, written))
+    }
+}
+
+impl RoomSlot {
+    /// The session at a spot.
+    pub(super) fn holder(&self, spot: Spot) -> Option<SessionKey> {
+        match spot {
+            Spot::Seat(seat) => self.sessions[seat.index()],
+            Spot::Watcher(WatcherId(index)) => self.watchers.get(index).copied().flatten(),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn holder_mut(&mut self, spot: Spot) -> &mut Option<SessionKey> {
+        match spot {
+            Spot::Seat(seat) => &mut self.sessions[seat.index()],
+            Spot::Watcher(WatcherId(index)) => {
+                if self.watchers.len() <= index {
+                    self.watchers.resize(index + 1, None);
+                }
+                &mut self.watchers[index]
+            }
+        }
+    }
+
+    /// How many spots there may be a session at.
+    pub(super) fn spot_count(&self) -> usize {
+        self.sessions.len() + self.watchers.len()
+    }
+
+    /// The session at one of them: the seats come first.
+    pub(super) fn holder_at(&self, index: usize) -> Option<SessionKey> {
+        let (seats, watchers) = (&self.sessions, &self.watchers);
+        let at = |index: usize| watchers.get(index - seats.len());
+        *seats.get(index).or_else(|| at(index))?
     }
 }
 
@@ -474,6 +512,16 @@ impl Server {
             room_timeout: config.room_timeout,
             reconnect_grace: config.reconnect_grace,
             secret: spec.secret,
+            watchers_max: in_range(
+                "watchers_max",
+                spec.watchers_max.unwrap_or(config.watchers),
+                WATCHERS_RANGE,
+            )?,
+            watch_delay: in_range(
+                "watch_delay",
+                spec.watch_delay.unwrap_or(config.watch_delay),
+                WATCH_DELAY_RANGE,
+            )?,
         })
     }
 
@@ -560,11 +608,25 @@ impl Server {
             return;
         }
         slot.timer = None;
-        if slot.room.is_gone(now) {
+        if slot.room.is_gone(now) && !self.lingers(now, key) {
             self.remove_room(now, key);
         } else {
             self.in_room(now, key, Room::handle_timeout);
         }
+    }
+
+    /// Whether a room that is over stays a little longer: a spectator is still sent what was held
+    /// back from it, and nobody needs the place of the room.
+    fn lingers(&mut self, now: Time, key: RoomKey) -> bool {
+        if self.rooms.len() > self.config.max_rooms {
+            return false;
+        }
+        let watchers = self.rooms[key].watchers.iter().flatten();
+        let behind = |session: &SessionKey| {
+            self.sessions[*session].link().backlog() > 0 || self.is_owed(*session)
+        };
+        let any = watchers.copied().any(|session| behind(&session));
+        any && self.rooms[key].room.linger(now)
     }
 
     fn session_timer(&mut self, now: Time, key: SessionKey, generation: u64) {
@@ -635,7 +697,9 @@ impl Server {
 
     fn remove_room(&mut self, now: Time, key: RoomKey) {
         let slot = &self.rooms[key];
-        let holders: Vec<SessionKey> = slot.sessions.iter().flatten().copied().collect();
+        let holders: Vec<SessionKey> = (0..slot.spot_count())
+            .filter_map(|index| slot.holder_at(index))
+            .collect();
         for session in holders {
             self.end(now, session, Disconnect::RoomGone);
         }
@@ -766,17 +830,19 @@ impl Server {
                 self.mark_dirty(by);
             }
         }
-        if let Place::Holds(room, seat) = session.place {
-            let player = self.rooms[room].room.player_at(seat);
-            let id = self.rooms[room].room.id();
-            self.rooms[room].sessions[seat.index()] = None;
-            self.tell(Event::SeatLeft {
-                addr: session.addr,
-                player,
-                room: id,
-                reason,
+        if let Place::Holds(key, spot) = session.place {
+            let addr = session.addr;
+            let room = self.rooms[key].room.id();
+            self.tell(match spot {
+                Spot::Seat(seat) => Event::SeatLeft {
+                    addr,
+                    player: self.rooms[key].room.player_at(seat.into()),
+                    room,
+                    reason,
+                },
+                Spot::Watcher(_) => Event::WatcherLeft { addr, room, reason },
             });
-            self.in_room(now, room, |room, now, out| room.leave_seat(now, seat, out));
+            self.vacate(now, key, spot);
         }
     }
 
@@ -809,9 +875,9 @@ impl Server {
                     assert!(matches!(back, Rival::Contested { by, .. } if by == key));
                 }
             }
-            if let Place::Holds(room, seat) = session.place {
+            if let Place::Holds(room, spot) = session.place {
                 assert!(session.link().is_proved(), "a seat is held without a proof");
-                assert_eq!(self.rooms[room].sessions[seat.index()], Some(key));
+                assert_eq!(self.rooms[room].holder(spot), Some(key));
             }
             assert!(
                 session.dirty || session.timer.is_some(),
@@ -822,8 +888,8 @@ impl Server {
                 "what could leave waits for nothing"
             );
             let frame_comes = |at| {
-                matches!(session.place, Place::Holds(room, seat)
-                if self.rooms[room].room.next_broadcast(seat) == Some(at))
+                matches!(session.place, Place::Holds(room, spot)
+                if self.rooms[room].room.next_broadcast(spot) == Some(at))
             };
             assert!(
                 session.dirty || session.rides_at.is_none_or(frame_comes),
@@ -867,9 +933,19 @@ impl Server {
                 let seat = Seat::from_index(index);
                 assert_eq!(session.is_some(), slot.room.is_held(seat));
                 if let Some(session) = session {
-                    assert_eq!(self.sessions[*session].place, Place::Holds(key, seat));
+                    assert_eq!(
+                        self.sessions[*session].place,
+                        Place::Holds(key, seat.into())
+                    );
                 }
             }
+            let watchers = slot.watchers.iter().enumerate();
+            let watchers = watchers.filter_map(|(index, session)| Some((index, (*session)?)));
+            for (index, session) in watchers.clone() {
+                let spot = Spot::Watcher(WatcherId(index));
+                assert_eq!(self.sessions[session].place, Place::Holds(key, spot));
+            }
+            assert_eq!(watchers.count(), slot.room.watcher_count());
         }
     }
 }

@@ -20,12 +20,12 @@ use super::beats::on_beat;
 use super::budget::Budget;
 use super::drops::{Disconnect, Drop};
 use super::guests::GuestId;
-use super::id::{Conv, MatchId, Seat};
+use super::id::{Conv, MatchId, PlayerId, Seat, Spot};
 use super::link::{Link, Valve};
 use super::passes::Standing;
 use super::time::Time;
 use super::transmit::Sink;
-use super::wire::message::Version;
+use super::wire::message::{Version, WatchFrom};
 use super::wire::packet::PacketReader;
 use super::wire::segment::Datagram;
 use crate::limits::{
@@ -39,16 +39,25 @@ pub(super) type SessionKey = usize;
 /// The slab key of a room.
 pub(super) type RoomKey = usize;
 
+/// What a Connect asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// To play at this seat.
+    Seat(Seat),
+    /// To watch, as this player.
+    Watch(PlayerId, WatchFrom),
+}
+
 /// Where a session stands with rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// Nowhere.
     None,
-    /// It was answered Ok to its Connect and gets this seat when it proves its address, if
+    /// It was answered Ok to its Connect and gets what it claims when it proves its address, if
     /// this match, and no other in its place, still runs then.
-    Claims(RoomKey, MatchId, Seat),
-    /// It holds the seat.
-    Holds(RoomKey, Seat),
+    Claims(RoomKey, MatchId, Claim),
+    /// It holds the seat, or watches.
+    Holds(RoomKey, Spot),
 }
 
 /// Where a session stands with another one of the same address.

@@ -25,6 +25,10 @@ pub struct RoomSpec {
     pub max_frames: Option<u32>,
     /// Bytes of data that an input may have, if not the server's setting.
     pub input_bytes_max: Option<u32>,
+    /// Spectators that it lets in, if not the server's setting.
+    pub watchers_max: Option<u32>,
+    /// Frames that are held back from them, if not the server's setting.
+    pub watch_delay: Option<u32>,
     /// The token that lets its players in where the room's own secret does.
     pub secret: RoomSecret,
 }
@@ -150,6 +154,12 @@ pub struct RoomView {
     pub started_unix: Option<i64>,
     /// Bytes of frames with input that it keeps.
     pub log_bytes: usize,
+    /// Spectators that it has now.
+    pub watchers: usize,
+    /// Spectators that it lets in.
+    pub watchers_max: u32,
+    /// Frames that are held back from them while the match is played.
+    pub watch_delay: u32,
     /// Its seats, in order.
     pub seats: Vec<SeatView>,
 }

@@ -505,6 +505,12 @@ impl EventLoop {
                     let why = ticket.map_or(String::new(), |fault| format!(" ({fault})"));
                     log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}");
                 }
+                Event::WatcherCame { addr, player, room } => {
+                    log::debug!("{addr}: player {player} watches room {room}");
+                }
+                Event::WatcherLeft { addr, room, reason } => {
+                    log::debug!("{addr}: watches room {room} no more: {}", reason.name());
+                }
                 Event::SeatTaken { addr, player, room } => {
                     log::debug!("{addr}: player {player} takes a seat in room {room}");
                 }

@@ -39,7 +39,7 @@ use crate::engine::room::Rules;
 use crate::engine::view::OverReason;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, FRAMES_RANGE, HZ_RANGE, INPUT_DATA_RANGE, JOURNAL_BODY_MAX,
-    PLAYERS_PER_ROOM_RANGE,
+    PLAYERS_PER_ROOM_RANGE, WATCH_DELAY_RANGE, WATCHERS_RANGE,
 };
 
 /// Bytes of one header of a file.
@@ -324,6 +324,10 @@ pub struct Created {
     /// Bytes of data that an input may have, within [`INPUT_DATA_RANGE`]. A server that knew no
     /// data has left it out: 0.
     pub input_bytes_max: u32,
+    /// Spectators that it lets in, within [`WATCHERS_RANGE`]; 0 where a record does not say.
+    pub watchers_max: u32,
+    /// Frames that are held back from them, within [`WATCH_DELAY_RANGE`]; the same.
+    pub watch_delay: u32,
 }
 
 impl Created {
@@ -343,6 +347,8 @@ impl Created {
             room_timeout,
             reconnect_grace,
             secret,
+            watchers_max,
+            watch_delay,
         } = rules;
         Created {
             room: *room,
@@ -357,6 +363,8 @@ impl Created {
             secret: Some(*secret),
             members: members.clone(),
             input_bytes_max: *input_bytes_max,
+            watchers_max: *watchers_max,
+            watch_delay: *watch_delay,
         }
     }
 
@@ -375,6 +383,8 @@ impl Created {
             room_timeout: self.room_timeout,
             reconnect_grace: self.reconnect_grace,
             secret: self.secret?,
+            watchers_max: self.watchers_max,
+            watch_delay: self.watch_delay,
         })
     }
 
@@ -397,6 +407,8 @@ impl Created {
             encode_varint(member.0, out);
         }
         encode_varint(u64::from(self.input_bytes_max), out);
+        encode_varint(u64::from(self.watchers_max), out);
+        encode_varint(u64::from(self.watch_delay), out);
     }
 
     fn decode(body: &mut Body<'_>) -> Result<Created, BadBody> {
@@ -443,6 +455,8 @@ impl Created {
             secret,
             members,
             input_bytes_max,
+            watchers_max: body.added(&WATCHERS_RANGE, 0, "watchers")?,
+            watch_delay: body.added(&WATCH_DELAY_RANGE, 0, "watch delay")?,
         })
     }
 }
@@ -637,6 +651,20 @@ impl<'a> Body<'a> {
         Some(value)
             .filter(|value| range.contains(value))
             .ok_or(BadBody(what))
+    }
+
+    /// As [`Body::within`], of a field that was appended later: where a body ends before it, it
+    /// is what it was before there was such a field.
+    fn added(
+        &mut self,
+        range: &RangeInclusive<u32>,
+        before: u32,
+        what: &'static str,
+    ) -> Result<u32, BadBody> {
+        if self.0.is_empty() {
+            return Ok(before);
+        }
+        self.within(range, what)
     }
 
     fn frame_id(&mut self) -> Result<FrameId, BadBody> {
@@ -835,12 +863,14 @@ mod tests {
             secret: Some(RoomSecret::from_bytes([7; 16])),
             members: vec![PlayerId(1), PlayerId(u64::MAX)],
             input_bytes_max: 256,
+            watchers_max: 300,
+            watch_delay: 90,
         };
         let mut golden = vec![0xAC, 2, 1, 3, 30, 3, 0xFC, 42, 1, 2, 0, 1];
         golden.extend([7; 16]);
         golden.extend([2, 1]);
         golden.extend([0xFF; 9]);
-        golden.extend([1, 0x80, 2]);
+        golden.extend([1, 0x80, 2, 0xAC, 2, 90]);
         let resumed = Resumed {
             started_unix: Some(5),
             head: 6,
@@ -914,6 +944,25 @@ mod tests {
         ] {
             assert!(Record::decode(kind, body).is_err(), "{kind}: {body:?}");
         }
+    }
+
+    #[test]
+    fn a_room_that_was_written_before_anybody_could_watch_lets_nobody_watch() {
+        let mut old = vec![1, 1, 3, 30, 3, 100, 1, 2, 0, 0, 1, 9];
+        let read = |body: &[u8]| match Record::decode(1, body) {
+            Ok(Record::Created(created)) => Some((created.watchers_max, created.watch_delay)),
+            _ => None,
+        };
+        assert_eq!(read(&old), Some((0, 0)));
+        // Data beside inputs came before that.
+        old.push(7);
+        assert_eq!(read(&old), Some((0, 0)));
+        old.extend([5, 6]);
+        assert_eq!(read(&old), Some((5, 6)));
+        let more = old.len() - 2;
+        old.truncate(more);
+        old.extend([0xFF, 0xFF, 0x7F]);
+        assert_eq!(read(&old), None, "more than a room may let in");
     }
 
     #[test]

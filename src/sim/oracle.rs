@@ -23,7 +23,7 @@ use crate::engine::time::Time;
 use crate::engine::view::{CreateError, OverReason, RoomView};
 use crate::engine::wire::frame::{Command, Frame, FrameInput, Input, decode_frames};
 use crate::engine::wire::frame::{encode_frame, encode_input};
-use crate::engine::wire::message::{ConnectCode, Fetched};
+use crate::engine::wire::message::{ConnectCode, Fetched, WatchFrom};
 use crate::limits::{
     FRAME_BYTES_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX,
 };
@@ -126,6 +126,14 @@ pub enum Violation {
     },
     #[error("conversation {conn}: its request for frames waits since {since}, at {now}")]
     NotFetched { conn: Conn, since: Time, now: Time },
+    #[error("conversation {conn}: frame {frame} was to be held back from spectators")]
+    ShownEarly { conn: Conn, frame: FrameId },
+    #[error("conversation {conn}: it watched to the end at {frames} and got {got} frames")]
+    NotShown {
+        conn: Conn,
+        got: FrameId,
+        frames: FrameId,
+    },
     #[error("conversation {conn}: closed while its match runs")]
     ClosedEarly { conn: Conn },
     #[error("conversation {conn}: its match is over since {since} and Close has not come by {now}")]
@@ -201,6 +209,8 @@ struct MatchRecord {
     hz: u32,
     max_frames: u32,
     input_bytes_max: u32,
+    watchers_max: u32,
+    watch_delay: u32,
     seed: i32,
     clock: Option<Clock>,
     started_unix: Option<i64>,
@@ -269,6 +279,9 @@ struct Sent {
 struct ConnRecord {
     player: PlayerId,
     room: RoomId,
+    /// It is a spectator's.
+    watch: Option<WatchFrom>,
+    /// The match that it has joined, if only to watch.
     plays: Option<Match>,
     /// Which of all that were given a seat it is; of two clients of one player, the one that
     /// proves its address last wins.
@@ -311,6 +324,8 @@ pub struct Oracle {
     fetched: u64,
     /// Bytes of data beside inputs in all logs.
     data_bytes: u64,
+    /// Frames that spectators saw.
+    watched: u64,
     /// The server was asked to stop.
     stopping: bool,
     scratch: Vec<u8>,
@@ -421,6 +436,8 @@ impl Oracle {
             hz: view.hz,
             max_frames: view.max_frames,
             input_bytes_max: view.input_bytes_max,
+            watchers_max: view.watchers_max,
+            watch_delay: view.watch_delay,
             seed: view.seed,
             clock: None,
             started_unix: None,
@@ -731,6 +748,7 @@ impl Oracle {
         self.conns.push(ConnRecord {
             player,
             room,
+            watch: None,
             plays: None,
             turn: 0,
             sent: Vec::new(),
@@ -741,6 +759,35 @@ impl Oracle {
             closed: false,
         });
         self.conns.len() - 1
+    }
+
+    /// A client begins a conversation to watch.
+    pub fn opened_to_watch(&mut self, player: PlayerId, room: RoomId, from: WatchFrom) -> Conn {
+        let conn = self.opened(player, room);
+        self.conns[conn].watch = Some(from);
+        conn
+    }
+
+    /// Frames that spectators saw.
+    pub fn watched(&self) -> u64 {
+        self.watched
+    }
+
+    /// Whether all who ever wanted to watch a match could do so at once.
+    pub fn has_room_for_all(&self, of: Match) -> bool {
+        let known = &self.matches[of];
+        let watch = |own: &&ConnRecord| own.watch.is_some() && own.room == known.room;
+        let mut players: Vec<_> = self.conns.iter().filter(watch).collect();
+        players.sort_unstable_by_key(|own| own.player);
+        players.dedup_by_key(|own| own.player);
+        u64::from(known.watchers_max) >= players.len() as u64
+    }
+
+    /// Frames that are held back from a conversation while its match is played.
+    fn held_back(&self, conn: Conn, of: Match) -> FrameId {
+        let watches = self.conns[conn].watch.is_some();
+        let delay = self.matches[of].watch_delay;
+        if watches { delay } else { 0 }
     }
 
     /// A conversation goes on with what the same client has from the one before.
@@ -782,7 +829,7 @@ impl Oracle {
     pub fn frame_owed_since(&self, conn: Conn, now: Time) -> Option<Time> {
         let own = &self.conns[conn];
         let of = own.plays.or_else(|| self.newest(own.room))?;
-        let next = own.next_frame.unwrap_or(0);
+        let next = own.next_frame.unwrap_or(0) + self.held_back(conn, of);
         let known = &self.matches[of];
         (self.is_playing(of) && next < known.due(now)).then(|| known.sealed_at(next, now))
     }
@@ -866,17 +913,30 @@ impl Oracle {
     }
 
     fn refused(&self, conn: Conn, code: ConnectCode) -> Result<(), Violation> {
-        let ConnRecord { player, room, .. } = &self.conns[conn];
+        let ConnRecord {
+            player,
+            room,
+            watch,
+            ..
+        } = &self.conns[conn];
         let mut matches = self.matches.iter().filter(|known| known.room == *room);
         let possible = match code {
             ConnectCode::NoRoom => true,
             ConnectCode::RoomState => matches.any(|known| known.over_since.is_some()),
-            ConnectCode::NoPlayer => matches.any(|known| !known.members.contains(player)),
+            ConnectCode::NoPlayer => {
+                watch.is_none() && matches.any(|known| !known.members.contains(player))
+            }
+            ConnectCode::NoWatch => watch.is_some() && self.may_be_crowded(*room),
             ConnectCode::Token | ConnectCode::Ok => false,
         };
         possible
             .then_some(())
             .ok_or(Violation::Refused { conn, code })
+    }
+
+    fn may_be_crowded(&self, room: RoomId) -> bool {
+        let mut matches = (0..self.matches.len()).filter(|of| self.matches[*of].room == room);
+        matches.any(|of| !self.has_room_for_all(of))
     }
 
     fn joined(
@@ -886,13 +946,21 @@ impl Oracle {
         others: &[(PlayerId, Percent)],
         seed: i32,
     ) -> Result<(), Violation> {
-        let ConnRecord { player, room, .. } = self.conns[conn];
+        let ConnRecord {
+            player,
+            room,
+            watch,
+            ..
+        } = self.conns[conn];
         let of = self
             .matches
             .iter()
             .position(|known| known.room == room && known.seed == seed);
         let right = of.filter(|of| {
             let members = &self.matches[*of].members;
+            if watch.is_some() {
+                return seat == 0 && members.iter().eq(others.iter().map(|(id, _)| id));
+            }
             let index = usize::try_from(seat - 1).unwrap_or(usize::MAX);
             let rest = members.iter().filter(|member| **member != player);
             members.get(index) == Some(&player) && rest.eq(others.iter().map(|(id, _)| id))
@@ -916,13 +984,29 @@ impl Oracle {
                 expected,
             });
         }
+        let resumes = own.held == own.plays.map(|of| (of, next));
+        let anywhere = own.watch == Some(WatchFrom::Newest);
         // From 0, or behind what it holds of the same match.
-        if next > 0 && own.held != own.plays.map(|of| (of, next)) {
+        if next > 0 && !resumes && !anywhere {
             return Err(Violation::Resumed { conn, next });
         }
         own.next_frame = Some(next);
-        self.resumed += u64::from(next);
-        Ok(())
+        self.resumed += if resumes { u64::from(next) } else { 0 };
+        // A frame more than there may be would be shown already.
+        next.checked_sub(1)
+            .map_or(Ok(()), |last| self.must_be_shown(conn, last))
+    }
+
+    /// Whether a frame may have come to a conversation: from a spectator some are held back
+    /// while the match is played.
+    fn must_be_shown(&self, conn: Conn, frame: FrameId) -> Result<(), Violation> {
+        let of = self.conns[conn].plays.expect("it was told of a start");
+        let known = &self.matches[of];
+        let shown = frame + self.held_back(conn, of) < known.head();
+        if shown || known.over_since.is_some() {
+            return Ok(());
+        }
+        Err(Violation::ShownEarly { conn, frame })
     }
 
     fn delivered(&mut self, conn: Conn, frame: &Frame) -> Result<(), Violation> {
@@ -943,7 +1027,8 @@ impl Oracle {
         if self.matches[of].frame_bytes(got) != Some(&self.scratch[..]) {
             return Err(Violation::FrameDiffers { conn, frame: got });
         }
-        Ok(())
+        self.watched += u64::from(self.conns[conn].watch.is_some());
+        self.must_be_shown(conn, got)
     }
 
     /// What was asked for: it must be what the log holds of it, all of it and nothing else.
@@ -995,6 +1080,8 @@ impl Oracle {
     }
 
     fn closed(&mut self, conn: Conn) -> Result<(), Violation> {
+        let own = &self.conns[conn];
+        let crowded = own.watch.is_some() && self.may_be_crowded(own.room);
         let own = &mut self.conns[conn];
         let room = own.room;
         let is_over = |of: &Match| self.matches[*of].over_since.is_some();
@@ -1007,9 +1094,27 @@ impl Oracle {
         };
         own.plays = of;
         own.closed = true;
-        // A server that stops says so to whoever has found no room, too.
-        let found = of.is_some() || (self.stopping && !played);
-        found.then_some(()).ok_or(Violation::ClosedEarly { conn })
+        // A server that stops says so to whoever has found no room, too, and others may be
+        // faster to take a place from which to watch.
+        let found = of.is_some() || ((self.stopping || crowded) && !played);
+        if !found {
+            return Err(Violation::ClosedEarly { conn });
+        }
+        self.must_have_seen_all(conn)
+    }
+
+    /// A spectator who has come as far as the end has been shown the whole match.
+    fn must_have_seen_all(&self, conn: Conn) -> Result<(), Violation> {
+        let own = &self.conns[conn];
+        let watched = own.plays.filter(|_| own.watch.is_some());
+        let (Some(of), Some(got)) = (watched, own.next_frame) else {
+            return Ok(());
+        };
+        let frames = self.matches[of].head();
+        if got == frames {
+            return Ok(());
+        }
+        Err(Violation::NotShown { conn, got, frames })
     }
 }
 
@@ -1031,7 +1136,8 @@ impl Oracle {
         let newest = self
             .newest(own.room)
             .expect("somebody asks about its match");
-        let needed = self.matches[newest].due(now - lag);
+        let due = self.matches[newest].due(now - lag);
+        let needed = due.saturating_sub(self.held_back(conn, newest));
         let got = own.next_frame.unwrap_or(0);
         if own.plays != Some(newest) || got < needed || own.next_frame.is_none() {
             return Err(Violation::Behind {

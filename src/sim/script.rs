@@ -21,13 +21,15 @@ use crate::engine::id::{Conv, FrameId, Percent, PlayerId, RoomId};
 use crate::engine::time::Time;
 use crate::engine::view::RoomSpec;
 use crate::engine::wire::frame::Input;
-use crate::engine::wire::message::Version;
+use crate::engine::wire::message::{Uplink, Version, WatchFrom};
 
 /// Time between two looks of a player at a client that may be stuck.
 const WATCH_EVERY: Duration = Duration::from_millis(300);
 /// Time after the heal in which the sessions of a flood go: the idle limit of the server, and
 /// what was on its way. Before that, a full server lets nobody in.
 const FLOOD_EBBS: Duration = Duration::from_secs(18);
+/// What spectators are drawn from besides the seed.
+const WATCHERS_SEED: u64 = 0x7761_7463_6865_7273;
 /// The number of the first room of a burst; nobody plays there.
 const SPARE_ROOMS: u64 = 1_000_000;
 
@@ -103,6 +105,8 @@ impl RoomPlan {
 pub(super) struct Player {
     pub(super) id: PlayerId,
     pub(super) room: usize,
+    /// They only watch.
+    pub(super) watches: Option<WatchFrom>,
     /// The device that they use now.
     pub(super) device: Option<usize>,
     /// The address that was given the seat last, and when.
@@ -128,6 +132,7 @@ impl World {
         for room in 0..self.rng.index(3) + 1 {
             self.plan_room(room);
         }
+        self.plan_watchers();
         let chaos = if self.rng.per_mille(150) {
             self.rng.millis(20_000..=45_000)
         } else {
@@ -178,7 +183,7 @@ impl World {
             .map(|frame| FrameId::try_from(frame).expect("it is small"));
         let first = self.players.len();
         for _ in 0..size {
-            self.plan_player(room);
+            self.plan_player(room, None);
         }
         let members = self.players[first..]
             .iter()
@@ -193,6 +198,8 @@ impl World {
                 broadcast_every: Some(broadcast_every),
                 max_frames: Some(u32::try_from(max_frames).expect("it is small")),
                 input_bytes_max,
+                watchers_max: None,
+                watch_delay: None,
                 secret: RoomSecret::from_bytes([0; 16]),
             },
             hz,
@@ -208,7 +215,36 @@ impl World {
         }
     }
 
-    fn plan_player(&mut self, room: usize) {
+    /// Some rooms are watched, by strangers and by members, and not always by as many as it
+    /// would take. The other worlds are as they were before anybody could watch.
+    fn plan_watchers(&mut self) {
+        let mut rng = Rng::new(self.seed ^ WATCHERS_SEED);
+        for room in 0..self.rooms.len() {
+            if !rng.per_mille(250) {
+                continue;
+            }
+            let few = |number: u64| u32::try_from(number).expect("it is small");
+            let watchers = rng.within(1..=4);
+            let spec = &mut self.rooms[room].spec;
+            spec.watchers_max = Some(few(watchers));
+            if rng.per_mille(150) {
+                spec.watchers_max = Some(few(rng.within(0..=watchers)));
+            }
+            spec.watch_delay = Some([0, 0, 1, 7, 30, 200, 900][rng.index(7)]);
+            for number in 0..usize::try_from(watchers).expect("it is small") {
+                let from = [WatchFrom::Start, WatchFrom::Newest][rng.index(2)];
+                self.plan_player(room, Some(from));
+                // Two of the same account would take one another's place.
+                let member = self.rooms[room].spec.members.get(number).copied();
+                if let Some(member) = member.filter(|_| rng.per_mille(150)) {
+                    let watcher = self.players.last_mut().expect("it was just planned");
+                    watcher.id = member;
+                }
+            }
+        }
+    }
+
+    fn plan_player(&mut self, room: usize, watches: Option<WatchFrom>) {
         let index = self.players.len();
         let rng = &mut self.rng;
         let number = index as u64 + 1;
@@ -225,6 +261,7 @@ impl World {
         self.players.push(Player {
             id: PlayerId(id),
             room,
+            watches,
             device: None,
             seated: None,
             heartbeat_every,
@@ -232,7 +269,7 @@ impl World {
             bursts: if rng.per_mille(200) { 10 } else { 0 },
             patience: rng.per_mille(300).then(|| rng.millis(2_000..=20_000)),
             ready_at_once: rng.per_mille(400),
-            never_ready: rng.per_mille(30),
+            never_ready: rng.per_mille(30) && watches.is_none(),
         });
         let comes = self.rng.millis(0..=3_000);
         self.after(comes, Act::Arrive(index));
@@ -372,12 +409,14 @@ impl World {
             room,
             heartbeat_every,
             ready_at_once,
+            watches,
             ..
         } = self.players[player];
         let mut config = ClientConfig::new(id, self.rooms[room].spec.room);
         config.conv = conv;
         config.clock_base = self.rng.bits32();
         config.heartbeat_every = heartbeat_every;
+        config.watch = watches;
         config.version = if self.rng.per_mille(500) {
             Version::V2
         } else {
@@ -513,6 +552,7 @@ impl World {
         let Player {
             press_every,
             bursts,
+            watches,
             ..
         } = self.players[device.player];
         if device.health == Health::Alive && device.client.state() == ClientState::Playing {
@@ -521,7 +561,14 @@ impl World {
             } else {
                 1
             };
-            self.send_inputs(index, times);
+            if watches.is_some() {
+                // In no log: the oracle knows of nobody who has pressed it.
+                let input = input_of(conn, self.oracle.sent(conn), 0);
+                let client = &mut self.devices[index].client;
+                client.say(&Uplink::Input(input.command));
+            } else {
+                self.send_inputs(index, times);
+            }
             self.device_turn(index)?;
         }
         if self.devices[index].client.state() != ClientState::Closed {
@@ -658,7 +705,10 @@ impl World {
             ClientEvent::Frame(frame)
                 if !device.resulted && room.result_at.is_some_and(|at| frame.id >= at) =>
             {
-                device.resulted = device.client.result(7);
+                device.resulted = match self.players[player].watches {
+                    Some(_) => device.client.say(&Uplink::Result { winner: 7 }),
+                    None => device.client.result(7),
+                };
             }
             ClientEvent::Closed if room.again && self.rng.per_mille(800) => {
                 let wait = self.rng.millis(50..=5_000);
@@ -708,14 +758,18 @@ impl World {
 
     /// A room in which nobody plays, though its members are players.
     pub(super) fn spare(&self, index: usize) -> RoomSpec {
+        let plays = |player: &&Player| player.watches.is_none();
+        let players = self.players.iter().filter(plays);
         RoomSpec {
             room: RoomId(SPARE_ROOMS + index as u64),
-            members: self.players.iter().map(|player| player.id).collect(),
+            members: players.map(|player| player.id).collect(),
             seed: 0,
             hz: None,
             broadcast_every: None,
             max_frames: None,
             input_bytes_max: None,
+            watchers_max: None,
+            watch_delay: None,
             secret: RoomSecret::from_bytes([0; 16]),
         }
     }

@@ -116,6 +116,8 @@ pub struct Report {
     pub fetched: u64,
     /// Bytes of data beside inputs.
     pub data_bytes: u64,
+    /// Frames that spectators saw.
+    pub watched: u64,
 }
 
 /// Runs the world of a seed to its end.
@@ -284,7 +286,7 @@ pub(super) enum Phase {
 
 /// See the file's header.
 pub struct World {
-    seed: u64,
+    pub(super) seed: u64,
     step: u64,
     steps_in_moment: u32,
     pub(super) rng: Rng,
@@ -447,6 +449,7 @@ impl World {
             resumed: self.oracle.resumed(),
             fetched: self.oracle.fetched(),
             data_bytes: self.oracle.data_bytes(),
+            watched: self.oracle.watched(),
         }
     }
 
@@ -836,8 +839,12 @@ impl World {
                     self.oracle.over(of, now, reason, frames)?;
                     self.plan_again(room);
                 }
-                Event::SeatLeft { addr, reason, .. } => self.judge_end(addr, reason)?,
-                Event::SeatTaken { addr, player, .. } => self.seat_taken(addr, player)?,
+                Event::SeatLeft { addr, reason, .. } | Event::WatcherLeft { addr, reason, .. } => {
+                    self.judge_end(addr, reason)?;
+                }
+                Event::SeatTaken { addr, player, .. } | Event::WatcherCame { addr, player, .. } => {
+                    self.seat_taken(addr, player)?;
+                }
                 Event::MatchRestored { .. } | Event::MatchResumed { .. } => {
                     unreachable!("no server is restarted");
                 }
@@ -1022,7 +1029,10 @@ impl World {
         self.conversations += 1;
         let player = &self.players[player];
         let room = self.rooms[player.room].spec.room;
-        self.oracle.opened(player.id, room)
+        match player.watches {
+            Some(from) => self.oracle.opened_to_watch(player.id, room, from),
+            None => self.oracle.opened(player.id, room),
+        }
     }
 
     // --- The end --------------------------------------------------------------------------
@@ -1045,10 +1055,12 @@ impl World {
                 .is_some_and(|of| of != newest);
             // Between two clients of one player the last proof wins, and it may be late.
             let displaced = self.is_displaced(index);
-            let judged = self.oracle.plays_since(newest, healed_at)
-                && self.oracle.is_member(newest, player.id)
-                && !stale
-                && !displaced;
+            let has_place = match player.watches {
+                Some(_) => self.oracle.has_room_for_all(newest),
+                None => self.oracle.is_member(newest, player.id),
+            };
+            let judged =
+                self.oracle.plays_since(newest, healed_at) && has_place && !stale && !displaced;
             if !judged {
                 continue;
             }

@@ -170,6 +170,8 @@ pub(crate) fn spec(members: &[u64]) -> RoomSpec {
         broadcast_every: None,
         max_frames: None,
         input_bytes_max: None,
+        watchers_max: None,
+        watch_delay: None,
         secret: RoomSecret::from_bytes(*SECRET),
     }
 }
@@ -218,9 +220,12 @@ impl World {
         };
         self.starts += 1;
         self.server = Server::new(self.config.clone(), secrets, WALL * 1_000_000);
-        let paper = self.paper.as_ref().expect("it records");
+        let paper = self.paper.as_mut().expect("it records");
         self.server.begin_records(Paper::SALT);
-        for room in paper.read().rooms {
+        let restored = paper.read();
+        let whole = usize::try_from(restored.end.offset).unwrap();
+        paper.bytes.truncate(whole);
+        for room in restored.rooms {
             self.server.restore_room(self.now, room).unwrap();
         }
     }

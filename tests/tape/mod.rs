@@ -203,6 +203,8 @@ fn created(room: u64) -> Created {
         broadcast_every: 3,
         max_frames: 5500,
         input_bytes_max: 256,
+        watchers_max: 0,
+        watch_delay: 0,
         ready_timeout: Duration::from_secs(20),
         room_timeout: Duration::from_secs(300),
         reconnect_grace: Duration::from_secs(60),

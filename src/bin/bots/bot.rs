@@ -10,6 +10,7 @@ use lockstep_server::engine::id::{Conv, FrameId, PlayerId, RoomId};
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::wire::frame::Frame;
+use lockstep_server::engine::wire::message::WatchFrom;
 
 use crate::Plan;
 use crate::line::Line;
@@ -131,6 +132,8 @@ pub(crate) struct Bot {
     room: usize,
     room_id: RoomId,
     player: PlayerId,
+    /// It only watches.
+    watches: bool,
     /// Who is said to have won: all players of a room must agree.
     winner: PlayerId,
     /// Its way to the server.
@@ -162,6 +165,7 @@ impl Bot {
         let (room_id, members) = &plan.rooms[room];
         let mut config = ClientConfig::new(members[seat].player, *room_id);
         config.token.clone_from(&members[seat].token);
+        config.watch = members[seat].watches.then_some(WatchFrom::Start);
         // An earlier run may have used the same port.
         config.conv = Conv(getrandom::u32().map_err(io::Error::other)?);
         let mut client = Client::new(begins, config);
@@ -172,6 +176,7 @@ impl Bot {
             room,
             room_id: *room_id,
             player: members[seat].player,
+            watches: members[seat].watches,
             winner: members[0].player,
             line: Line::new(plan.server, client, plan.weather, &mut seeds)?,
             begins,
@@ -280,9 +285,10 @@ impl Bot {
     }
 
     /// Once the result is out, what has been left out of empty frames comes with the Close: at no
-    /// time that the clock knows.
+    /// time that the clock knows. Nor does it know when what was held back is shown.
     fn frame_arrived(&mut self, now: Time, id: FrameId, world: &World<'_>) {
-        if world.measures() && matches!(self.stage, Stage::Playing { .. }) {
+        let plays = matches!(self.stage, Stage::Playing { .. }) && !self.watches;
+        if world.measures() && plays {
             self.clock.arrived(now, id);
         }
     }
@@ -295,9 +301,10 @@ impl Bot {
         world.started += 1;
         world.begin(now);
         let first_input = |every: Duration| now + every.mul_f64(self.phase);
+        let inputs = world.plan.input_every.filter(|_| !self.watches);
         self.stage = Stage::Playing {
             since: now,
-            next_input: world.plan.input_every.map(first_input),
+            next_input: inputs.map(first_input),
         };
     }
 
@@ -343,7 +350,13 @@ impl Bot {
     }
 
     fn closed(&mut self, world: &mut World<'_>) {
-        if matches!(self.stage, Stage::Gathering | Stage::Playing { .. }) {
+        let shown = world.logs[self.room].len();
+        if self.watches {
+            if usize::try_from(self.expected).is_ok_and(|frames| frames < shown) {
+                let text = format!("{} of {shown} frames at the end", self.expected);
+                self.problem(world, "not shown", &text);
+            }
+        } else if matches!(self.stage, Stage::Gathering | Stage::Playing { .. }) {
             let text = format!("after {} frames", self.expected);
             self.problem(world, "closed early", &text);
         }
@@ -371,8 +384,10 @@ impl Bot {
                         let text = format!("{missing} at the end");
                         self.problem(world, kind::MISSING, &text);
                     }
+                    // Who watches waits for those who play.
                     self.line.client.result(self.winner.0);
-                    let deadline = now + PATIENCE;
+                    let wait = if self.watches { 3 } else { 1 };
+                    let deadline = now + PATIENCE * wait;
                     self.stage = Stage::Finishing { deadline };
                 }
             }

@@ -30,6 +30,8 @@ pub(crate) struct Created {
     /// What each member shows at the door, in the order in which they were named: its ticket,
     /// or else the secret of the room. A server that asks for neither does not mind it.
     pub(crate) tokens: Vec<String>,
+    /// What a spectator shows at the door of a server that asks for the room's secret.
+    pub(crate) watch_token: String,
 }
 
 /// The HTTP side of a server.
@@ -51,11 +53,15 @@ impl Web {
         room: RoomId,
         members: &[PlayerId],
         hz: Option<u32>,
+        watchers: u32,
     ) -> Result<Created, String> {
         let names: Vec<_> = members.iter().map(|player| player.0.to_string()).collect();
         let mut body = json!({ "room": room.0.to_string(), "members": names });
         if let Some(hz) = hz {
             body["hz"] = hz.into();
+        }
+        if watchers > 0 {
+            body["watchers_max"] = watchers.into();
         }
         let body = self.ask_the_busy("POST", "/api/rooms", &body.to_string(), 201)?;
         let number = |name: &str| body[name].as_u64().and_then(|n| u32::try_from(n).ok());
@@ -63,6 +69,7 @@ impl Web {
             hz: number("hz").filter(|hz| *hz > 0),
             max_frames: number("max_frames"),
             tokens: members.iter().map(|player| token(&body, *player)).collect(),
+            watch_token: body["watch_secret"].as_str().unwrap_or_default().to_owned(),
         })
     }
 
@@ -289,14 +296,15 @@ mod tests {
             bodies
         });
         let members = [PlayerId(1), PlayerId(u64::MAX)];
-        let created = web.create_room(RoomId(7), &members, Some(60)).unwrap();
+        let created = web.create_room(RoomId(7), &members, Some(60), 0).unwrap();
         let expected = Created {
             hz: Some(60),
             max_frames: Some(5500),
             tokens: vec!["s".to_owned(); 2],
+            watch_token: String::new(),
         };
         assert_eq!(created, expected);
-        let error = web.create_room(RoomId(7), &members, None).unwrap_err();
+        let error = web.create_room(RoomId(7), &members, None, 0).unwrap_err();
         assert!(error.contains("409: it runs; choose"), "{error}");
         let bodies = server.join().unwrap();
         assert_eq!(bodies[0], bodies[1], "a busy server is asked again");

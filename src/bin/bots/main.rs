@@ -28,7 +28,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::io::system;
-use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE};
+use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE, WATCHERS_RANGE};
 
 use http::{Created, Web};
 use returning::ReturnPlan;
@@ -141,6 +141,12 @@ struct Load {
     /// Frames per second of the rooms, if not the server's own setting.
     #[arg(long, value_parser = hz)]
     hz: Option<u32>,
+    /// Spectators of each room besides, who must be shown the same frames to the end, as late
+    /// as the server's --watch-delay says. A server with --auth ticket knows none of them.
+    #[arg(long, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(i64::from(*WATCHERS_RANGE.start())
+              ..=i64::from(*WATCHERS_RANGE.end())))]
+    watch: u32,
 }
 
 /// Rooms and players that come and go.
@@ -232,7 +238,7 @@ Example: lockstep-bots return --frames 5500 --players 4 --times 10 --loss 5 --de
 pub(crate) struct Plan {
     /// The server's UDP address.
     pub(crate) server: SocketAddr,
-    /// The rooms and their players.
+    /// The rooms, their players and then their spectators.
     pub(crate) rooms: Vec<PlannedRoom>,
     /// Time between two inputs of a player, `None` for no inputs.
     pub(crate) input_every: Option<Duration>,
@@ -248,7 +254,7 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
 }
 
-/// A room and its players.
+/// A room and its players, and perhaps spectators.
 pub(crate) type PlannedRoom = (RoomId, Vec<Member>);
 
 /// A player of a room.
@@ -258,10 +264,12 @@ pub(crate) struct Member {
     pub(crate) player: PlayerId,
     /// What it shows at the door.
     pub(crate) token: String,
+    /// It only watches.
+    pub(crate) watches: bool,
 }
 
 impl Plan {
-    /// Players in all rooms.
+    /// Players in all rooms, spectators among them.
     pub(crate) fn players(&self) -> usize {
         self.rooms.iter().map(|(_, members)| members.len()).sum()
     }
@@ -351,7 +359,7 @@ fn soak(common: &Common, soak: &SoakArgs, server: SocketAddr) -> Result<bool, St
 fn come_back(common: &Common, returns: &ReturnArgs, server: SocketAddr) -> Result<bool, String> {
     let room = RoomId(common.first_room);
     let players = members_of(room.0, returns.players);
-    let (room, created) = create_room(common, room, players, Some(returns.hz))?;
+    let (room, created) = create_room(common, room, players, Some(returns.hz), 0)?;
     let hz = created.hz.unwrap_or(returns.hz);
     let plan = ReturnPlan {
         server,
@@ -419,7 +427,7 @@ fn create_rooms(common: &Common, load: &Load) -> Result<(Vec<PlannedRoom>, u32),
     let mut hz = load.hz.unwrap_or(HZ_DEFAULT);
     let mut rooms = Vec::new();
     for (room, players) in members(common.first_room, load) {
-        let (room, created) = create_room(common, room, players, load.hz)?;
+        let (room, created) = create_room(common, room, players, load.hz, load.watch)?;
         hz = created.hz.unwrap_or(hz);
         let seconds = created.max_frames.map(|frames| u64::from(frames / hz));
         if let Some(seconds) = seconds.filter(|s| *s < load.seconds + ROOM_SECONDS_BESIDES) {
@@ -440,14 +448,25 @@ fn create_room(
     room: RoomId,
     players: Vec<PlayerId>,
     hz: Option<u32>,
+    watchers: u32,
 ) -> Result<(PlannedRoom, Created), String> {
     let created = common
         .web()
-        .create_room(room, &players, hz)
+        .create_room(room, &players, hz, watchers)
         .map_err(|error| format!("room {room} was not created: {error}"))?;
     let members = players.into_iter().zip(created.tokens.iter().cloned());
-    let members = members.map(|(player, token)| Member { player, token });
-    Ok(((room, members.collect()), created))
+    let members = members.map(|(player, token)| Member {
+        player,
+        token,
+        watches: false,
+    });
+    // Their accounts are nobody's who plays.
+    let watchers = (0..watchers).map(|number| Member {
+        player: PlayerId(u64::MAX - u64::from(number)),
+        token: created.watch_token.clone(),
+        watches: true,
+    });
+    Ok(((room, members.chain(watchers).collect()), created))
 }
 
 /// The address of a server, of version 4 if there is a choice: that is what the server listens

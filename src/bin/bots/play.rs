@@ -195,14 +195,17 @@ mod tests {
         });
         let (address, handle) = receiver.recv().unwrap();
         for (room, members) in rooms {
+            let players = members.iter().filter(|member| !member.watches);
             let spec = RoomSpec {
                 room: *room,
-                members: members.iter().map(|member| member.player).collect(),
+                members: players.map(|member| member.player).collect(),
                 seed: 1,
                 hz: None,
                 broadcast_every: None,
                 max_frames: None,
                 input_bytes_max: None,
+                watchers_max: Some(10),
+                watch_delay: Some(20),
                 secret: RoomSecret::from_bytes([0; 16]),
             };
             handle.create(spec).unwrap().unwrap();
@@ -211,12 +214,23 @@ mod tests {
     }
 
     fn plan(weather: Weather) -> (Plan, Handle) {
+        plan_watched(weather, 0)
+    }
+
+    /// The first room is watched by so many.
+    fn plan_watched(weather: Weather, watchers: u64) -> (Plan, Handle) {
         let member = |player| Member {
             player: PlayerId(player),
             token: String::new(),
+            watches: false,
         };
         let members = |room| (1..=3).map(|n| member(room * 1000 + n)).collect();
-        let rooms: Vec<_> = (1..=4).map(|room| (RoomId(room), members(room))).collect();
+        let mut rooms: Vec<PlannedRoom> =
+            (1..=4).map(|room| (RoomId(room), members(room))).collect();
+        rooms[0].1.extend((0..watchers).map(|n| Member {
+            watches: true,
+            ..member(9000 + n)
+        }));
         let (server, handle) = serve(&rooms);
         let plan = Plan {
             server,
@@ -258,6 +272,16 @@ mod tests {
         };
         let report = play(&plan(weather).0).unwrap();
         assert!(report.all_well(), "{report}");
+    }
+
+    #[test]
+    fn those_who_watch_are_shown_the_same_match_to_its_end() {
+        let (plan, _handle) = plan_watched(Weather::default(), 10);
+        let report = play(&plan).unwrap();
+        assert!(report.all_well(), "{report}");
+        let json = as_json(&report);
+        assert_eq!(json["players_started"], 22);
+        assert!(json["frames_min"].as_u64().unwrap() >= 55, "{report}");
     }
 
     #[test]

@@ -325,6 +325,8 @@ fn server(of: &FinishedMatch) -> Result<Server, String> {
         broadcast_every: Some(made.broadcast_every),
         max_frames: Some(of.frames),
         input_bytes_max: None,
+        watchers_max: None,
+        watch_delay: None,
         secret: RoomSecret::from_bytes([0; 16]),
     };
     let created = server.create_room(Time::ZERO, spec);

@@ -27,6 +27,8 @@ pub enum ConnectCode {
     RoomState,
     /// The token was refused.
     Token,
+    /// Only to who asks to watch: the room lets nobody, or all its places are taken.
+    NoWatch,
 }
 
 impl From<ConnectCode> for pb::Errorcode {
@@ -37,6 +39,7 @@ impl From<ConnectCode> for pb::Errorcode {
             ConnectCode::NoRoom => pb::Errorcode::ErrNoRoom,
             ConnectCode::RoomState => pb::Errorcode::ErrRoomState,
             ConnectCode::Token => pb::Errorcode::ErrToken,
+            ConnectCode::NoWatch => pb::Errorcode::ErrNoWatch,
         }
     }
 }
@@ -49,6 +52,7 @@ impl From<pb::Errorcode> for ConnectCode {
             pb::Errorcode::ErrNoRoom => ConnectCode::NoRoom,
             pb::Errorcode::ErrRoomState => ConnectCode::RoomState,
             pb::Errorcode::ErrToken => ConnectCode::Token,
+            pb::Errorcode::ErrNoWatch => ConnectCode::NoWatch,
         }
     }
 }
@@ -79,6 +83,35 @@ impl Version {
     }
 }
 
+/// From where on a spectator sees a match, unless it comes back and holds some of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchFrom {
+    /// From frame 0.
+    Start,
+    /// From the newest frame that is shown.
+    Newest,
+}
+
+impl WatchFrom {
+    /// What a client of v2 that announces this number wants; `None` to play. A number of
+    /// another day is no reason to seat who wants to watch.
+    fn announced(number: u32) -> Option<WatchFrom> {
+        match number {
+            0 => None,
+            1 => Some(WatchFrom::Start),
+            _ => Some(WatchFrom::Newest),
+        }
+    }
+
+    /// The number on the wire.
+    fn on_wire(self) -> u32 {
+        match self {
+            WatchFrom::Start => 1,
+            WatchFrom::Newest => 2,
+        }
+    }
+}
+
 /// Frames of a match that a client holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -100,8 +133,10 @@ pub struct Welcome {
     pub history: u32,
     /// Frames per second.
     pub hz: u32,
-    /// Frames sealed so far.
+    /// Frames sealed so far; for a spectator, those that are shown.
     pub head: FrameId,
+    /// For a spectator: as many frames are held back while the match is played.
+    pub watch_delay: Option<FrameId>,
     /// By what the session goes on at another address; none from a server that cannot do it.
     pub pass: Option<Pass>,
     /// Bytes of data that an input may have; 0 if it may have none.
@@ -159,6 +194,17 @@ pub enum Uplink<'a> {
         /// The newest version it speaks.
         version: Version,
     },
+    /// "I want to watch this room": a Connect of v2.
+    Watch {
+        /// The spectator's account.
+        player: PlayerId,
+        /// `battleID` on the wire.
+        room: RoomId,
+        /// Whatever the game's backend handed out.
+        token: String,
+        /// From where on.
+        from: WatchFrom,
+    },
     /// "I am here."
     Heartbeat,
     /// "Who else is in the room?"
@@ -214,11 +260,24 @@ impl<'a> Uplink<'a> {
         Ok(match Id::try_from(i32::from(packet.id)) {
             Ok(Id::MsgConnect) => {
                 let message = decode::<pb::C2sConnectMsg>(body)?;
-                Uplink::Connect {
-                    player: PlayerId(message.player_id()),
-                    room: RoomId(message.battle_id()),
-                    version: Version::announced(message.version()),
-                    token: message.token.unwrap_or_default(),
+                let player = PlayerId(message.player_id());
+                let room = RoomId(message.battle_id());
+                let version = Version::announced(message.version());
+                let from = WatchFrom::announced(message.watch());
+                let token = message.token.unwrap_or_default();
+                match from.filter(|_| version >= Version::V2) {
+                    Some(from) => Uplink::Watch {
+                        player,
+                        room,
+                        token,
+                        from,
+                    },
+                    None => Uplink::Connect {
+                        player,
+                        room,
+                        token,
+                        version,
+                    },
                 }
             }
             Ok(Id::MsgHeartbeat) => Uplink::Heartbeat,
@@ -288,6 +347,22 @@ impl<'a> Uplink<'a> {
                     battle_id: Some(room.0),
                     token: Some(token.clone()),
                     version: version.on_wire(),
+                    watch: None,
+                };
+                write(out, Id::MsgConnect, &message);
+            }
+            Uplink::Watch {
+                player,
+                room,
+                token,
+                from,
+            } => {
+                let message = pb::C2sConnectMsg {
+                    player_id: Some(player.0),
+                    battle_id: Some(room.0),
+                    token: Some(token.clone()),
+                    version: Version::V2.on_wire(),
+                    watch: Some(from.on_wire()),
                 };
                 write(out, Id::MsgConnect, &message);
             }
@@ -401,7 +476,7 @@ pub enum Downlink<'a> {
     Heartbeat,
     /// The answer to a JoinRoom.
     JoinRoom {
-        /// Own seat, counted from 1.
+        /// Own seat, counted from 1; 0 for a spectator.
         seat: i32,
         /// The other players and their progress, in the order of their seats.
         others: Vec<(PlayerId, Percent)>,
@@ -462,6 +537,7 @@ impl<'a> Downlink<'a> {
                     secret: welcome.pass.map(|pass| pass.secret.to_bytes().to_vec()),
                     history: Some(welcome.history),
                     input_bytes: Some(welcome.input_bytes_max),
+                    watch_delay: welcome.watch_delay,
                 };
                 write(out, Id::MsgConnect, &message);
             }
@@ -537,6 +613,7 @@ impl<'a> Downlink<'a> {
                             head: message.head(),
                             pass: pass_in(&message),
                             input_bytes_max: message.input_bytes(),
+                            watch_delay: message.watch_delay,
                         })
                     }
                     _ => Downlink::Connect(message.error_code().into()),

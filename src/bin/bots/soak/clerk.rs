@@ -82,9 +82,13 @@ fn carry_out(web: &Web, order: Order) -> Answer {
 
 fn create(web: &Web, room: RoomId, players: Vec<PlayerId>) -> Result<Answer, String> {
     let created = web
-        .create_room(room, &players, None)
+        .create_room(room, &players, None, 0)
         .map_err(|error| format!("room {room} was not created: {error}"))?;
     let members = players.into_iter().zip(created.tokens);
-    let members = members.map(|(player, token)| Member { player, token });
+    let members = members.map(|(player, token)| Member {
+        player,
+        token,
+        watches: false,
+    });
     Ok(Answer::Created(room, members.collect()))
 }

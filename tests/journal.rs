@@ -285,6 +285,85 @@ fn a_gap_stops_its_match_alone_and_is_healed_by_what_goes_on_before_it() {
 }
 
 #[test]
+fn a_match_that_began_in_a_segment_that_is_gone_is_over() {
+    let mut gone = Paper::new(1, true);
+    let mut pen = begin(&mut gone, A);
+    let mut two = Paper::new(2, true);
+    two.write(&mut pen, &over(3));
+    let mut three = Paper::new(3, true);
+    let late = Record::Result {
+        seat: seat(1),
+        winner: 4,
+    };
+    three.write(&mut pen, &late);
+    for left in [&[&two.bytes[..], &three.bytes][..], &[&three.bytes]] {
+        let restored = read(left);
+        assert_eq!((restored.rooms.len(), &restored.lost[..]), (0, &[][..]));
+        assert!(restored.finished.is_empty());
+    }
+}
+
+#[test]
+fn a_result_that_a_full_disk_delayed_leaves_its_recording_whole() {
+    let mut paper = Paper::new(1, true);
+    let mut pen = begin(&mut paper, A);
+    paper.frame(&mut pen, 0);
+    let mut again = pen;
+    paper.write(&mut pen, &over(3));
+    let ended = paper.bytes.len();
+    paper.write(&mut pen, &resumed(3));
+    let restored = read(&[&paper.bytes]);
+    let done = &restored.finished[0];
+    assert_eq!((done.lack, done.frames), (None, 3));
+    assert_eq!(done.results, [None, Some(9)]);
+    // What was torn may hold the end itself, which is written again; or not.
+    paper.bytes.truncate(ended);
+    paper.write(&mut again, &resumed(1));
+    let restored = read(&[&paper.bytes]);
+    assert!(restored.rooms.is_empty() && restored.finished[0].lack.is_some());
+    paper.frame(&mut again, 2);
+    paper.write(&mut again, &over(4));
+    let restored = read(&[&paper.bytes]);
+    let done = &restored.finished[0];
+    assert_eq!((done.lack, done.frames), (None, 4));
+}
+
+#[test]
+fn what_the_power_took_of_a_segment_before_the_last_is_the_end_of_its_match() {
+    let mut one = Paper::new(1, true);
+    let mut pen = begin(&mut one, A);
+    let first = one.frame(&mut pen, 0);
+    one.mark(1, first);
+    let whole = one.bytes.len();
+    one.frame(&mut pen, 1);
+    one.bytes.truncate(whole);
+    let mut two = Paper::new(2, true);
+    two.frame(&mut pen, 2);
+    let restored = read(&[&one.bytes, &two.bytes]);
+    assert_eq!(restored.lost, []);
+    let room = &restored.rooms[0];
+    assert_eq!((room.head, room.cut.is_some()), (1, true));
+    // A later segment is synced only after this one: then something else has taken it.
+    two.mark(2, FIRST_RECORD);
+    let restored = read(&[&one.bytes, &two.bytes]);
+    assert_eq!((restored.rooms.len(), restored.lost.len()), (0, 1));
+}
+
+#[test]
+fn a_lost_beginning_of_what_is_written_anew_leaves_what_was_there() {
+    let mut one = Paper::new(1, true);
+    let mut pen = begin(&mut one, A);
+    for id in 0..5 {
+        one.frame(&mut pen, id);
+    }
+    let mut two = Paper::new(2, true);
+    begin(&mut two, A);
+    two.bytes[FIRST_RECORD + 30] ^= 1;
+    let restored = read(&[&one.bytes, &two.bytes]);
+    assert_eq!((restored.rooms[0].head, &restored.lost[..]), (5, &[][..]));
+}
+
+#[test]
 fn records_that_cannot_follow_stop_their_match() {
     let far = Record::Head(5501);
     let high = Record::Result {

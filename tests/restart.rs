@@ -10,6 +10,7 @@ use lockstep_server::engine::id::{FrameId, PlayerId, RoomId};
 use lockstep_server::engine::view::{OverReason, Phase};
 use lockstep_server::engine::wire::frame::{Command, Frame};
 use lockstep_server::engine::wire::message::{Follows, Held, Uplink, Version, Welcome};
+use lockstep_server::journal::scan::{Found, Scan};
 use support::*;
 
 /// A recorded match of two players, who have pressed something in every second frame until
@@ -301,6 +302,50 @@ fn everything_can_be_written_anew() {
     assert_eq!(peers.len(), 2);
     world.kill();
     assert_eq!(world.room().phase, Phase::Playing);
+}
+
+#[test]
+fn the_old_segments_stay_until_everything_is_written_anew() {
+    let (mut world, _) = recorded(20);
+    assert_eq!(world.server.oldest_segment(), Some(1));
+    world.server.record_anew();
+    assert_eq!(world.server.oldest_segment(), Some(1));
+    world.server.poll_records(world.now, usize::MAX);
+    world.server.keep_records(2);
+    assert_eq!(world.server.oldest_segment(), Some(2));
+}
+
+#[test]
+fn of_two_matches_of_one_room_the_older_one_never_comes_back() {
+    let (mut world, _) = recorded(20);
+    let old = world.room().match_id;
+    let before = world.paper.as_ref().unwrap().bytes.len();
+    world.server.close_room(world.now, ROOM);
+    world.server.create_room(world.now, spec(&[1, 2])).unwrap();
+    world.run_ms(10);
+    // The word of its end was lost with the power; that of the new match was not.
+    let paper = world.paper.as_mut().unwrap();
+    let written = paper.bytes.clone();
+    paper.bytes.truncate(before);
+    for found in Scan::new(1, &written) {
+        let Found::Record(entry) = found else {
+            panic!("{found:?}")
+        };
+        let [start, len] =
+            [entry.place.offset, entry.len].map(|number| usize::try_from(number).unwrap());
+        if entry.match_id != old {
+            paper.bytes.extend_from_slice(&written[start..start + len]);
+        }
+    }
+    let mut rooms = paper.read().rooms;
+    assert_eq!(rooms.len(), 2);
+    rooms.sort_by_key(|room| room.match_id == old);
+    world.restart_with(rooms);
+    assert_ne!(world.room().match_id, old);
+    world.run_ms(10);
+    let read = world.paper.as_ref().unwrap().read();
+    assert_eq!(read.rooms.len(), 1);
+    assert_eq!(read.finished[0].match_id, old);
 }
 
 /// A frame with input, as logs have it.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use lockstep_server::client::{ClientEvent, ClientFault};
+use lockstep_server::engine::auth::RoomSecret;
 use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::drops::{Disconnect, Drop};
 use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId, Seat};
@@ -14,34 +15,51 @@ use lockstep_server::engine::wire::frame::{
     Command, Frame, FrameInput, Input, encode_frame, encode_input,
 };
 use lockstep_server::engine::wire::message::{ConnectCode, Fetched, WatchFrom};
+use lockstep_server::journal::record::{Created, FrameBytes};
+use lockstep_server::journal::restore::{FinishedMatch, Restored, RestoredRoom};
 use lockstep_server::sim::fault::{Fault, Happened};
-use lockstep_server::sim::oracle::{Conn, Match, Oracle, Turn, Violation, command_of, input_of};
+use lockstep_server::sim::oracle::{
+    Conn, End, Match, Oracle, Turn, Violation, command_of, input_of,
+};
 use lockstep_server::sim::{World, run};
 
 // --- Worlds -----------------------------------------------------------------------------------
 
-/// Returns what befell them, and what was done with v2: frames that clients had when they came
-/// back, frames that they asked for, bytes beside inputs, and frames
-/// that spectators saw.
-fn all_pass(seeds: std::ops::Range<u64>) -> (Happened, [u64; 4]) {
-    let mut faults = Happened::default();
-    let mut extras = [0; 4];
+/// What worlds went through.
+#[derive(Default)]
+struct Passed {
+    faults: Happened,
+    /// What was done with v2: frames that clients had when they came back, frames that they asked
+    /// for, bytes beside inputs, and frames that spectators saw.
+    extras: [u64; 4],
+    /// Worlds in which the server was started again.
+    restarted: u64,
+    /// Rooms that were restored, and how many of them with other frames than were sent.
+    restored: u64,
+    forks: u64,
+}
+
+fn all_pass(seeds: std::ops::Range<u64>) -> Passed {
+    let mut passed = Passed::default();
     for seed in seeds {
         match run(seed) {
             Ok(report) => {
-                faults.add(&report.faults);
+                passed.faults.add(&report.faults);
                 let of_world = [
                     report.resumed,
                     report.fetched,
                     report.data_bytes,
                     report.watched,
                 ];
-                extras = std::array::from_fn(|index| extras[index] + of_world[index]);
+                passed.extras = std::array::from_fn(|index| passed.extras[index] + of_world[index]);
+                passed.restarted += u64::from(report.crashes.restarts > 0);
+                passed.restored += report.counters.rooms_restored;
+                passed.forks += report.crashes.forks;
             }
             Err(failure) => panic!("{failure}"),
         }
     }
-    (faults, extras)
+    passed
 }
 
 #[test]
@@ -51,10 +69,14 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         .into();
     let mut faults = Happened::default();
     let mut extras = [0; 4];
+    let (mut restarted, mut restored, mut forks) = (0, 0, 0);
     for piece in pieces {
-        let (happened, of_piece) = piece.join().unwrap();
-        faults.add(&happened);
-        extras = std::array::from_fn(|index| extras[index] + of_piece[index]);
+        let passed = piece.join().unwrap();
+        faults.add(&passed.faults);
+        extras = std::array::from_fn(|index| extras[index] + passed.extras[index]);
+        restarted += passed.restarted;
+        restored += passed.restored;
+        forks += passed.forks;
     }
     for (number, what) in extras
         .iter()
@@ -62,6 +84,11 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
     {
         assert!(*number > 0, "nobody ever {what}");
     }
+    assert!(
+        restarted >= 100,
+        "only {restarted} servers are started again"
+    );
+    assert!(restored > 200 && forks > 10, "{restored}, {forks}");
     for kind in Fault::ALL {
         assert!(faults.of(*kind) > 0, "{} never happens", kind.name());
     }
@@ -81,7 +108,8 @@ fn a_world_without_a_kind_of_fault_has_none_of_it() {
 fn worlds_that_found_faults_keep_every_rule() {
     for seed in [
         316, 1472, 1621, 1782, 2635, 3595, 4221, 5616, 5628, 5683, 6424, 7855, 9050, 10_110,
-        10_412, 10_558, 10_819, 11_458, 14_285, 104_612, 501_542,
+        10_412, 10_558, 10_819, 11_458, 14_285, 104_612, 501_542, 19, 627, 734, 1050, 1236, 1284,
+        1680,
     ] {
         all_pass(seed..seed + 1);
     }
@@ -783,4 +811,295 @@ fn what_is_left_over_or_miscounted_at_the_end_is_found() {
     ));
     let late = left(|c| c.frame_late(Duration::from_micros(3)));
     assert!(matches!(late, Violation::Lateness { .. }));
+}
+
+// --- Restarts ---------------------------------------------------------------------------------
+
+/// A server that was killed: everything that it wrote is there.
+const KILLED: End = End {
+    power: false,
+    may_lose: false,
+    unmarked: false,
+    is_synced: true,
+    partial: false,
+};
+
+/// The power went, and what was not synced may be lost.
+const POWER: End = End {
+    power: true,
+    may_lose: true,
+    ..KILLED
+};
+
+impl Watched {
+    /// A match of three frames, the first two with an input, that both players were sent.
+    fn sent() -> Watched {
+        let mut watched = Watched::new();
+        for seat in 0..2 {
+            watched.oracle.seated(watched.conns[seat]);
+            watched.tell_start(seat);
+        }
+        for input in [Some(0), Some(1), None] {
+            let inputs: Vec<_> = input.map(|seat| watched.press(seat)).into_iter().collect();
+            watched.seal(&inputs.iter().collect::<Vec<_>>()).unwrap();
+            let id = watched.head - 1;
+            for seat in 0..2 {
+                watched
+                    .deliver(seat, id, &inputs.iter().collect::<Vec<_>>())
+                    .unwrap();
+            }
+        }
+        watched
+    }
+
+    /// The same with everything in the journal.
+    fn written() -> Watched {
+        let mut watched = Watched::sent();
+        watched.oracle.written(deadline(2), 1);
+        watched
+    }
+
+    fn created(&self) -> Created {
+        Created {
+            room: RoomId(1),
+            created_unix_us: 0,
+            seed: 42,
+            hz: HZ,
+            broadcast_every: 3,
+            max_frames: 1000,
+            input_bytes_max: 256,
+            watchers_max: 0,
+            watch_delay: 0,
+            ready_timeout: Duration::ZERO,
+            room_timeout: Duration::ZERO,
+            reconnect_grace: Duration::ZERO,
+            secret: Some(RoomSecret::from_bytes([0; 16])),
+            members: vec![PlayerId(11), PlayerId(12)],
+        }
+    }
+
+    /// The match as a journal has it, up to this frame.
+    fn room(&self, head: u32) -> RestoredRoom {
+        let mut rest = &self.bytes[..];
+        while let Some((_, behind)) = FrameBytes::split(rest).filter(|(f, _)| f.id() < head) {
+            rest = behind;
+        }
+        let frames = self.bytes.len() - rest.len();
+        RestoredRoom {
+            match_id: MatchId(9),
+            created: self.created(),
+            started_unix: Some(100),
+            head,
+            frames: self.bytes[..frames].to_vec(),
+            joined: vec![true; 2],
+            results: vec![None; 2],
+            history: 0,
+            next_seq: 9,
+            first_segment: 1,
+            cut: None,
+        }
+    }
+
+    fn finished(&self) -> FinishedMatch {
+        FinishedMatch {
+            match_id: MatchId(9),
+            created: self.created(),
+            started_unix: Some(100),
+            reason: OverReason::Closed,
+            frames: self.head,
+            results: vec![None; 2],
+            log: self.bytes.clone(),
+            segments: (1, 1),
+            lack: None,
+        }
+    }
+
+    /// The server ends like this, and the next one restores this room.
+    fn restart(&mut self, end: End, room: RestoredRoom) -> Result<(), Violation> {
+        let restored = Restored {
+            rooms: vec![room.clone()],
+            ..Restored::default()
+        };
+        self.oracle.read_after(end, &restored)?;
+        self.oracle.restored(end, &room)?;
+        self.oracle.begin_life(deadline(2), &[room.match_id]);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_right_restart_pleases_the_oracle() {
+    let mut watched = Watched::written();
+    let room = watched.room(3);
+    watched.restart(KILLED, room).unwrap();
+    let (of, now) = (watched.of, deadline(100));
+    let oracle = &mut watched.oracle;
+    // Its clock rests, and then goes on.
+    oracle.log(of, now, ON_TIME, 3, &watched.bytes).unwrap();
+    oracle.resumed_clock(of, now, Duration::ZERO).unwrap();
+    let again = oracle.resumed_clock(of, now, Duration::ZERO);
+    assert!(matches!(again, Err(Violation::Wait { .. })));
+    let next = now + Duration::from_micros(1_000_000 / u64::from(HZ));
+    oracle.log(of, next, ON_TIME, 4, &watched.bytes).unwrap();
+}
+
+#[test]
+fn a_restore_that_loses_or_changes_something_is_found() {
+    let found = |change: fn(&mut RestoredRoom)| {
+        let mut watched = Watched::written();
+        let mut room = watched.room(3);
+        change(&mut room);
+        let found = watched.restart(KILLED, room);
+        assert!(
+            matches!(found, Err(Violation::Restored { .. })),
+            "{found:?}"
+        );
+    };
+    found(|room| room.head = 1);
+    found(|room| room.head = 4);
+    found(|room| room.frames.truncate(3));
+    found(|room| room.frames[5] ^= 1);
+    found(|room| room.started_unix = Some(101));
+    found(|room| room.started_unix = None);
+    found(|room| room.created.seed = 43);
+    found(|room| room.created.members.reverse());
+    found(|room| room.match_id = MatchId(10));
+    let mut watched = Watched::written();
+    let nothing = watched.oracle.read_after(KILLED, &Restored::default());
+    assert!(matches!(nothing, Err(Violation::Restored { .. })));
+}
+
+#[test]
+fn what_was_synced_must_outlive_a_power_cut_and_the_rest_may_be_lost() {
+    let mut watched = Watched::written();
+    let room = watched.room(1);
+    watched.restart(POWER, room).unwrap();
+    assert_eq!(watched.oracle.forks(), 1);
+    let mut watched = Watched::written();
+    watched.oracle.synced(1);
+    let room = watched.room(1);
+    let found = watched.restart(POWER, room);
+    assert!(matches!(found, Err(Violation::Restored { .. })));
+}
+
+#[test]
+fn a_frame_that_was_sent_before_it_was_recorded_is_found() {
+    let mut watched = Watched::sent();
+    let room = watched.room(1);
+    let found = watched.restart(KILLED, room);
+    assert!(matches!(found, Err(Violation::Forgotten { seen: 3, .. })));
+    // Nobody has seen it yet, but it is on its way.
+    let mut watched = Watched::new();
+    for seat in 0..2 {
+        watched.oracle.seated(watched.conns[seat]);
+        watched.tell_start(seat);
+    }
+    let input = watched.press(0);
+    watched.seal(&[&input]).unwrap();
+    let room = watched.room(0);
+    watched.restart(KILLED, room).unwrap();
+    let found = watched.deliver(0, 0, &[&input]);
+    assert!(matches!(found, Err(Violation::FrameLost { frame: 0, .. })));
+}
+
+#[test]
+fn a_client_that_goes_on_with_a_lost_history_is_found() {
+    let begin = |head: u32| {
+        let mut watched = Watched::sent();
+        let room = watched.room(head);
+        watched.restart(POWER, room).unwrap();
+        let old = watched.conns[0];
+        watched.conns[0] = watched.join_again();
+        watched.oracle.continues(watched.conns[0], old);
+        watched.oracle.seated(watched.conns[0]);
+        watched
+    };
+    let tell = |watched: &mut Watched, next| {
+        let event = ClientEvent::Started {
+            unix_seconds: 100,
+            next,
+            head: 3,
+        };
+        watched.oracle.heard(watched.conns[0], Time::ZERO, &event)
+    };
+    let found = tell(&mut begin(1), 3);
+    assert!(matches!(
+        found,
+        Err(Violation::TwoHistories {
+            next: 3,
+            lost: 1,
+            ..
+        })
+    ));
+    tell(&mut begin(3), 3).unwrap();
+    tell(&mut begin(1), 0).unwrap();
+}
+
+#[test]
+fn what_was_sent_before_a_power_cut_may_still_arrive() {
+    let mut watched = Watched::sent();
+    let input = watched.press(0);
+    watched.seal(&[&input]).unwrap();
+    let room = watched.room(1);
+    watched.restart(POWER, room).unwrap();
+    // As it was sent, and not as anything else.
+    let found = watched.deliver(1, 3, &[]);
+    assert!(matches!(found, Err(Violation::FrameDiffers { .. })));
+    watched.deliver(0, 3, &[&input]).unwrap();
+}
+
+#[test]
+fn a_match_that_comes_back_after_its_end_is_found() {
+    let mut watched = Watched::sent();
+    let (of, now, head) = (watched.of, deadline(2), watched.head);
+    let oracle = &mut watched.oracle;
+    oracle.over(of, now, OverReason::Closed, head).unwrap();
+    oracle.written(now, 1);
+    let room = watched.room(3);
+    let found = watched.restart(KILLED, room);
+    assert!(matches!(found, Err(Violation::Restored { .. })));
+    // One that another server has given up.
+    let mut watched = Watched::sent();
+    let may_lose = End {
+        unmarked: true,
+        ..POWER
+    };
+    let nothing = Restored::default();
+    watched.oracle.read_after(may_lose, &nothing).unwrap();
+    assert_eq!(watched.oracle.begin_life(now, &[]), [watched.of]);
+    let room = watched.room(3);
+    let found = watched.restart(KILLED, room);
+    assert!(matches!(found, Err(Violation::Restored { .. })));
+}
+
+#[test]
+fn a_match_without_its_recording_is_found() {
+    let ended = || {
+        let mut watched = Watched::sent();
+        let (of, now, head) = (watched.of, deadline(2), watched.head);
+        let oracle = &mut watched.oracle;
+        oracle.over(of, now, OverReason::Closed, head).unwrap();
+        oracle.written(now, 1);
+        watched
+    };
+    let recorded = |change: fn(&mut FinishedMatch)| {
+        let watched = ended();
+        let mut finished = watched.finished();
+        change(&mut finished);
+        watched.oracle.must_be_recorded(&Restored {
+            finished: vec![finished],
+            ..Restored::default()
+        })
+    };
+    recorded(|_| ()).unwrap();
+    let found = |found| matches!(found, Err(Violation::Restored { .. }));
+    assert!(found(recorded(|of| of.frames = 2)));
+    assert!(found(recorded(|of| of.log.truncate(1))));
+    assert!(found(recorded(|of| of.reason = OverReason::Results)));
+    assert!(found(recorded(|of| of.match_id = MatchId(8))));
+    assert!(found(
+        Watched::written()
+            .oracle
+            .must_be_recorded(&Restored::default())
+    ));
 }

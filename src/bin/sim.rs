@@ -28,7 +28,7 @@ use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::drops::{Disconnect, Drop};
 use lockstep_server::sim::fault::{Fault, Happened};
 use lockstep_server::sim::network::Tally;
-use lockstep_server::sim::{Failure, Report, World};
+use lockstep_server::sim::{Crashes, Failure, Report, World};
 
 /// Time between two lines of progress where there is no terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -280,6 +280,7 @@ struct Totals {
     fetched: u64,
     data_bytes: u64,
     watched: u64,
+    crashes: Crashes,
     network: Tally,
     faults: Happened,
     server: Counters,
@@ -297,6 +298,10 @@ impl Totals {
         self.fetched += report.fetched;
         self.data_bytes += report.data_bytes;
         self.watched += report.watched;
+        self.crashes.restarts += report.crashes.restarts;
+        self.crashes.lost_bytes += report.crashes.lost_bytes;
+        self.crashes.forks += report.crashes.forks;
+        self.crashes.mixed += report.crashes.mixed;
         self.network.sent += report.network.sent;
         self.network.lost += report.network.lost;
         self.network.cut += report.network.cut;
@@ -304,6 +309,7 @@ impl Totals {
         self.faults.add(&report.faults);
         let (all, one) = (&mut self.server, &report.counters);
         all.rooms_created += one.rooms_created;
+        all.rooms_restored += one.rooms_restored;
         all.matches_started += one.matches_started;
         all.frames += one.frames;
         all.inputs += one.inputs;
@@ -352,6 +358,17 @@ impl fmt::Display for Totals {
             f,
             "network:  {} datagrams, {} lost, {} cut off, {} twice",
             network.sent, network.lost, network.cut, network.twice
+        )?;
+        let crashes = &self.crashes;
+        writeln!(
+            f,
+            "restarts: {}, {} rooms restored, {} with other frames than were sent, \
+             {} conversations with two servers, {} bytes lost with the power",
+            crashes.restarts,
+            server.rooms_restored,
+            crashes.forks,
+            crashes.mixed,
+            crashes.lost_bytes
         )?;
         writeln!(f, "faults:   {}", self.faults)?;
         write!(

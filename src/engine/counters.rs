@@ -94,6 +94,38 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Adds what was counted before a restart; what exists now stays as it is.
+    pub fn add(&mut self, before: &Counters) {
+        for (sum, before) in [
+            (&mut self.datagrams_in, before.datagrams_in),
+            (&mut self.bytes_in, before.bytes_in),
+            (&mut self.datagrams_out, before.datagrams_out),
+            (&mut self.bytes_out, before.bytes_out),
+            (&mut self.packets_in, before.packets_in),
+            (&mut self.inputs, before.inputs),
+            (&mut self.frames, before.frames),
+            (&mut self.sessions_opened, before.sessions_opened),
+            (&mut self.rooms_created, before.rooms_created),
+            (&mut self.matches_started, before.matches_started),
+            (&mut self.matches_over, before.matches_over),
+            (&mut self.rooms_failed, before.rooms_failed),
+            (&mut self.rooms_restored, before.rooms_restored),
+            (&mut self.recordings_lost, before.recordings_lost),
+            (&mut self.epochs_renewed, before.epochs_renewed),
+            (&mut self.probes, before.probes),
+        ] {
+            *sum += before;
+        }
+        for (sum, before) in self.drops.iter_mut().zip(before.drops) {
+            *sum += before;
+        }
+        for (sum, before) in self.disconnects.iter_mut().zip(before.disconnects) {
+            *sum += before;
+        }
+        let same_bounds = self.frame_lateness_us.add(&before.frame_lateness_us);
+        same_bounds.expect("all histograms of lateness have the same bounds");
+    }
+
     /// Counts one drop.
     pub fn drop(&mut self, reason: Drop) {
         self.drops[reason as usize] += 1;

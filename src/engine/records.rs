@@ -15,11 +15,12 @@
 use std::collections::VecDeque;
 
 use super::id::{FrameId, Seat};
+use super::outbox::Outbox;
 use super::room::Room;
 use super::server::{RoomSlot, Server};
 use super::session::RoomKey;
 use super::time::Time;
-use super::view::Recorded;
+use super::view::{OverReason, Recorded};
 use crate::journal::record::{Batch, Created, FrameBytes, Pen, Record, Resumed};
 use crate::limits::{UNWRITTEN_BYTES_MAX, UNWRITTEN_MATCHES_MAX};
 
@@ -49,7 +50,7 @@ pub(super) struct Written {
     is_over: bool,
     /// Whether its seat was taken, and its result, by seat.
     seats: Vec<(bool, Option<u64>)>,
-    /// The segment of its first record.
+    /// The segment of its first record; 0 if there is none.
     first_segment: u64,
 }
 
@@ -77,6 +78,15 @@ impl Written {
         written.footing = Footing::Doubtful;
         written.first_segment = first_segment;
         written
+    }
+
+    /// Of a match that is written anew. Until it is, what is there of it is all there is.
+    fn anew(&self, room: &Room) -> Written {
+        Written {
+            is_listed: self.is_listed,
+            first_segment: self.first_segment,
+            ..Written::nothing(room)
+        }
     }
 
     /// All of the room is written, its last record into this segment.
@@ -349,10 +359,7 @@ impl Server {
         for key in keys {
             let slot = &mut self.rooms[key];
             if let Some((room, written)) = slot.recorded() {
-                *written = Written {
-                    is_listed: written.is_listed,
-                    ..Written::nothing(room)
-                };
+                *written = written.anew(room);
             }
             self.list_for_records(key);
         }
@@ -361,7 +368,7 @@ impl Server {
             .iter_mut()
             .flat_map(|records| &mut records.gone)
         {
-            gone.written = Written::nothing(&gone.room);
+            gone.written = gone.written.anew(&gone.room);
         }
     }
 
@@ -380,8 +387,8 @@ impl Server {
         let gone = self.records.iter().flat_map(|records| &records.gone);
         rooms
             .chain(gone.map(|gone| &gone.written))
-            .filter(|written| written.footing != Footing::None)
             .map(|written| written.first_segment)
+            .filter(|segment| *segment > 0)
             .min()
     }
 
@@ -399,6 +406,21 @@ impl Server {
     ) -> Option<Written> {
         let journal = self.records.as_ref();
         journal.map(|_| Written::read(room, next, first_segment))
+    }
+
+    /// A match of the journal is not restored since its room has a newer one: it was over, and the
+    /// word of that is lost. It is written again, or the next start without the newer one would
+    /// bring it back.
+    pub(super) fn give_up_in_records(&mut self, now: Time, room: Room, next: u32, segment: u64) {
+        let now = self.now(now);
+        let Some(records) = &mut self.records else {
+            return;
+        };
+        let mut room = room;
+        let written = Written::read(&room, next, segment);
+        room.end(now, OverReason::Closed, &mut Outbox::default());
+        records.gone_bytes += room.log().encoded().len();
+        records.gone.push_back(Gone { room, written });
     }
 
     /// Something may have happened in a room.

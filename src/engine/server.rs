@@ -377,17 +377,14 @@ impl Server {
     /// goes on when the first of its players is back; more rooms than `max_rooms` are no fault.
     ///
     /// # Errors
-    /// [`RestoreError`]; nothing has changed then.
+    /// [`RestoreError`]; nothing has changed then, but that a match whose room has another one is over
+    /// in the journal, too.
     pub fn restore_room(&mut self, now: Time, restored: RestoredRoom) -> Result<(), RestoreError> {
         let RestoredRoom {
             match_id, created, ..
         } = &restored;
         let (match_id, room) = (*match_id, created.room);
         let rules = created.rules(match_id).ok_or(RestoreError::NoSecret)?;
-        if let Some(key) = self.by_room.get(&room) {
-            let match_id = self.rooms[*key].room.match_id();
-            return Err(RestoreError::Exists { room, match_id });
-        }
         let interrupted = Interrupted {
             created_unix: created.created_unix_us.div_euclid(1_000_000),
             started_unix: restored.started_unix,
@@ -400,6 +397,11 @@ impl Server {
         let history = self.secrets.history();
         let back = Room::restore(self.now(now), rules, interrupted, history);
         let (next, segment) = (restored.next_seq, restored.first_segment);
+        if let Some(key) = self.by_room.get(&room) {
+            let match_id = self.rooms[*key].room.match_id();
+            self.give_up_in_records(now, back, next, segment);
+            return Err(RestoreError::Exists { room, match_id });
+        }
         let written = self.written_of_restored(&back, next, segment);
         let key = self.insert_room(RoomSlot::new(back, written));
         if restored.head >= self.rooms[key].room.rules().max_frames {

@@ -313,7 +313,7 @@ impl Journal {
         let dir = &options.dir;
         make_dir(dir).map_err(|error| failed(dir, error))?;
         let lock = take_lock(dir)?;
-        let (restored, kept, newest) = read_all(dir)?;
+        let (restored, kept, newest) = read_all(dir, options.fsync)?;
         let salt = getrandom::u32().map_err(|error| failed(dir, io::Error::other(error)))?;
         let mut keeper = Keeper {
             salt,
@@ -818,8 +818,10 @@ fn unix_us() -> i64 {
 // --- The start ----------------------------------------------------------------------------
 
 /// Everything that is in the directory and may be of a match that goes on, its torn end cut off: what
-/// it comes to, the segments, and the highest number of one.
-fn read_all(dir: &Path) -> Result<(Restored, Vec<Kept>, u64), OpenError> {
+/// it comes to, the segments, and the highest number of one. Unless that is never done, all of it is
+/// brought to the disk: a server that was killed may not have, and clients are told of it from now
+/// on.
+fn read_all(dir: &Path, fsync: Fsync) -> Result<(Restored, Vec<Kept>, u64), OpenError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {
         let name = entry.map_err(|error| failed(dir, error))?.file_name();
@@ -851,7 +853,11 @@ fn read_all(dir: &Path) -> Result<(Restored, Vec<Kept>, u64), OpenError> {
         } else {
             restored.end
         };
-        kept.extend(cut(&path, *number, end).map_err(|error| failed(&path, error))?);
+        let cut = cut(&path, *number, end).map_err(|error| failed(&path, error))?;
+        if cut.is_some() && fsync != Fsync::Never {
+            sync_file(&path).map_err(|error| failed(&path, error))?;
+        }
+        kept.extend(cut);
     }
     Ok((restored, kept, numbers.last().copied().unwrap_or(0)))
 }
@@ -872,6 +878,11 @@ const UNTOUCHED: Place = Place {
     segment: u64::MAX,
     offset: 0,
 };
+
+/// Brings a file to the disk. One that is there costs next to nothing.
+fn sync_file(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.sync_all()
+}
 
 /// Cuts off what is behind the end of the journal; `None` if nothing of the segment is left.
 fn cut(path: &Path, number: u64, end: Place) -> io::Result<Option<Kept>> {

@@ -160,6 +160,10 @@ struct Match {
     joined: Vec<bool>,
     results: Vec<Option<u64>>,
     over: Option<(OverReason, FrameId)>,
+    /// The number of the record that said so.
+    over_seq: u32,
+    /// What was said of its end, and is void.
+    voided: Option<(OverReason, FrameId)>,
     history: u32,
     /// The number that its next record must have.
     next: u32,
@@ -183,6 +187,8 @@ impl Match {
             joined: Vec::new(),
             results: Vec::new(),
             over: None,
+            over_seq: 0,
+            voided: None,
             history: 0,
             next: 1,
             first: place,
@@ -197,18 +203,20 @@ impl Match {
         self.last_segment = entry.place.segment;
         let heals = match &entry.record {
             Record::Created(_) => entry.seq == 1,
-            Record::Resumed(_) => {
-                entry.seq <= self.next && self.created.is_some() && self.over.is_none()
-            }
+            Record::Resumed(_) => entry.seq <= self.next && self.created.is_some(),
             // One that is over needs no more of what is missing.
             Record::Over { reason, frames } if self.lack.is_some() => {
                 self.over = Some((*reason, *frames));
+                self.over_seq = entry.seq;
                 return;
             }
             _ => false,
         };
         if heals {
             self.lack = None;
+            if self.over_seq >= entry.seq {
+                self.voided = self.over.take().or(self.voided);
+            }
         } else if self.lack.is_some() {
             return;
         } else if entry.seq != self.next {
@@ -220,10 +228,20 @@ impl Match {
                     Why::Senseless(entry.seq)
                 },
             });
+            if let Record::Over { reason, frames } = &entry.record
+                && entry.seq > self.next
+            {
+                self.over = Some((*reason, *frames));
+                self.over_seq = entry.seq;
+            }
             return;
         }
+        let is_over = matches!(entry.record, Record::Over { .. });
         match self.apply(entry.record, entry.place) {
             Some(()) => {
+                if is_over {
+                    self.over_seq = entry.seq;
+                }
                 self.last = entry.place;
                 self.next = entry.seq.saturating_add(1);
             }
@@ -260,7 +278,7 @@ impl Match {
             return Some(());
         }
         let max_frames = self.created.as_ref()?.max_frames;
-        if self.over.is_some() && !matches!(record, Record::Result { .. }) {
+        if self.over.is_some() && !matches!(record, Record::Result { .. } | Record::Resumed(_)) {
             return None;
         }
         let plays = self.started_unix.is_some();
@@ -336,6 +354,8 @@ pub struct Restore {
     spots: Vec<(Place, Option<MatchId>)>,
     /// How far each segment that has marks was on the disk for sure.
     synced: BTreeMap<u64, u64>,
+    /// Where each segment that has marks ends.
+    ends: Vec<Place>,
     damage: Vec<Damage>,
     damage_count: u64,
     /// Bytes and places of damage behind the last whole record.
@@ -362,6 +382,10 @@ impl Restore {
         let mut is_unread = scan.header().is_none() && bytes.len() > FIRST_RECORD;
         if scan.header().is_some_and(|header| header.has_marks) {
             self.synced.entry(segment).or_insert(0);
+            self.ends.push(Place {
+                segment,
+                offset: bytes.len() as u64,
+            });
         }
         for found in scan {
             match found {
@@ -468,7 +492,13 @@ impl Restore {
         restored
     }
 
-    fn judge(&self, match_id: MatchId, of: Match, restored: &mut Restored) {
+    fn judge(&self, match_id: MatchId, mut of: Match, restored: &mut Restored) {
+        if of.over.is_none() && of.voided.is_some() {
+            // What was to replace its end was torn off. It is over all the same.
+            of.over = of.voided;
+            let (place, why) = (of.last, Why::Missing(of.next));
+            of.lack = Some(Lack { place, why });
+        }
         let created = of.created.map(|created| *created);
         if let Some((reason, frames)) = of.over {
             // Without its beginning it is the rest of a match whose segments were deleted.
@@ -490,7 +520,7 @@ impl Restore {
         }
         let mut cut = of
             .lack
-            .filter(|lack| self.is_unsynced(match_id, of.last, lack));
+            .filter(|lack| self.is_unsynced(match_id, (of.last, of.next), lack));
         let mut lack = of.lack.filter(|_| cut.is_none());
         // What was torn off with the end is no gap.
         cut = cut.filter(|lack| lack.place < self.end);
@@ -523,6 +553,9 @@ impl Restore {
             }),
             // Its beginning was torn off: nobody has seen it.
             (None, None) => {}
+            // It began in a segment that was deleted or passed over, and so is over: its end stood
+            // there, too, and this is a late result.
+            (None, Some(lack)) if self.begins_before(&lack) => {}
             (created, Some(lack)) => restored.lost.push(LostMatch {
                 match_id,
                 created,
@@ -531,10 +564,22 @@ impl Restore {
         }
     }
 
+    /// Whether the first record of a match is missing, and no damage explains that.
+    fn begins_before(&self, lack: &Lack) -> bool {
+        let first_spot = self.spots.first();
+        lack.why == Why::Missing(1) && first_spot.is_none_or(|(spot, _)| *spot > lack.place)
+    }
+
     /// Whether what a match lacks was never on the disk for sure: all that can have held it is
-    /// damage that no mark covers.
-    fn is_unsynced(&self, match_id: MatchId, last: Place, lack: &Lack) -> bool {
-        if !matches!(lack.why, Why::Missing(_)) {
+    /// damage that no mark covers, or stood behind the end of a segment that was not synced whole.
+    fn is_unsynced(&self, match_id: MatchId, (last, next): (Place, u32), lack: &Lack) -> bool {
+        let is_gap = match lack.why {
+            Why::Missing(_) => true,
+            // What is missing is the record that made the numbers begin anew.
+            Why::Senseless(seq) => seq < next,
+            Why::Suspected | Why::NoSecret => false,
+        };
+        if !is_gap {
             return false;
         }
         if lack.place >= self.end {
@@ -545,7 +590,18 @@ impl Restore {
             .take_while(|(place, _)| *place <= lack.place)
             .filter(|(_, owner)| owner.is_none_or(|owner| owner == match_id))
             .peekable();
-        between.peek().is_some() && between.all(|(place, _)| !self.is_synced(*place))
+        let mut ends = self.ends.iter();
+        let is_open = ends.any(|end| last <= *end && *end <= lack.place && self.may_be_cut(*end));
+        let is_explained = is_open || between.peek().is_some();
+        is_explained && between.all(|(place, _)| !self.is_synced(*place))
+    }
+
+    /// Whether a power cut may have taken what stood behind the end of this segment: it takes nothing
+    /// of one before another that is known to be synced, for they are synced one after the other.
+    fn may_be_cut(&self, end: Place) -> bool {
+        let mut later = self.synced.range(end.segment + 1..);
+        let is_whole = later.any(|(_, synced)| *synced > 0);
+        !is_whole && !self.is_synced(end)
     }
 
     /// Damage without an owner that may have been records of a match whose last is here.

@@ -74,6 +74,22 @@ faults! {
     LateTurn = "late_turn",
     /// The server's machine stood still for more than a second.
     Suspend = "suspend",
+    /// The server was killed.
+    ServerKilled = "server_killed",
+    /// The server ended without a word, with everything written.
+    ServerStopped = "server_stopped",
+    /// The power of the server went.
+    PowerCut = "power_cut",
+    /// The server ended in the middle of a write.
+    TornWrite = "torn_write",
+    /// A power cut took something of what was not synced.
+    LostTail = "lost_tail",
+    /// A power cut has changed something of what was not synced.
+    DamagedTail = "damaged_tail",
+    /// A full disk has refused a write.
+    DiskFull = "disk_full",
+    /// A sync has failed.
+    SyncFailed = "sync_failed",
 }
 
 impl Fault {

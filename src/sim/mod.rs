@@ -9,7 +9,8 @@
 //! ```
 //!
 //! What people do is in script, what befalls their devices in trouble, and what strangers do
-//! to all of them in attack and signals.
+//! to all of them in attack and signals. How the server ends and starts again is in crash, its
+//! journal in disk.
 //!
 //! A world begins in chaos, then heals: everybody must reach the head of their match. Then
 //! the rooms are closed, everybody must hear of it, and when all limits have passed nothing
@@ -25,10 +26,13 @@ pub mod trace;
 pub mod world;
 
 mod attack;
+mod crash;
+mod disk;
 mod path;
 mod places;
 mod script;
 mod signals;
 mod trouble;
 
+pub use crash::Crashes;
 pub use world::{Failure, Report, World, run};

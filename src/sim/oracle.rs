@@ -9,12 +9,15 @@
 //! inputs of that conversation from 0, `y` is a check over both. The data beside it follows from
 //! the same numbers and its length.
 
+mod lives;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use self::lives::{Beyond, Lives};
 use crate::client::{ClientEvent, ClientFault};
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
@@ -27,6 +30,8 @@ use crate::engine::wire::message::{ConnectCode, Fetched, WatchFrom};
 use crate::limits::{
     FRAME_BYTES_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX,
 };
+
+pub use self::lives::End;
 
 /// The number of a conversation, over the whole world.
 pub type Conn = usize;
@@ -180,6 +185,24 @@ pub enum Violation {
     },
     #[error("a frame was sealed {us} us late in a world that was never late")]
     Lateness { us: u64 },
+    #[error("match {match_id} after a restart: {what}")]
+    Restored { match_id: MatchId, what: String },
+    #[error("match {match_id}: {seen} frames were seen by clients, a restart has left {head}")]
+    Forgotten {
+        match_id: MatchId,
+        seen: FrameId,
+        head: FrameId,
+    },
+    #[error("match {of}: frame {frame} was sent, and a restart has lost it")]
+    FrameLost { of: Match, frame: FrameId },
+    #[error("conversation {conn}: resumed at frame {next}, from {lost} on it holds lost ones")]
+    TwoHistories {
+        conn: Conn,
+        next: FrameId,
+        lost: FrameId,
+    },
+    #[error("the journal is owed records though its disk is well")]
+    OwesRecords,
     #[error("{who} wants to be woken again and again at {now}")]
     Livelock { who: String, now: Time },
 }
@@ -221,6 +244,8 @@ struct MatchRecord {
     ends: Vec<usize>,
     /// The turn of the last conversation of each seat of which an input was seen.
     last_turn: Vec<u64>,
+    /// What must outlive the server.
+    lives: Lives,
 }
 
 /// A request for frames.
@@ -291,11 +316,16 @@ struct ConnRecord {
     logged: u32,
     /// The next frame, once it was told of the start.
     next_frame: Option<FrameId>,
-    /// What the same client holds from its conversations before: a match, and the next frame.
-    held: Option<(Match, FrameId)>,
+    /// What the same client holds from its conversations before: a match, the next frame, and in
+    /// which life of the server it got them.
+    held: Option<(Match, FrameId, u32)>,
     /// The newest request for frames.
     asked: Option<Asked>,
     closed: bool,
+    /// The life of the server that gave it a seat.
+    life: Option<u32>,
+    /// Two of them did.
+    is_mixed: bool,
 }
 
 impl ConnRecord {
@@ -328,6 +358,7 @@ pub struct Oracle {
     watched: u64,
     /// The server was asked to stop.
     stopping: bool,
+    beyond: Beyond,
     scratch: Vec<u8>,
 }
 
@@ -359,7 +390,10 @@ impl MatchRecord {
     /// How many frames are sealed by `now`: those of which the deadline, `k * 1 s / hz`
     /// rounded down to the microsecond, is not after it.
     fn due(&self, now: Time) -> FrameId {
-        let Some(clock) = self.clock else { return 0 };
+        let Some(clock) = self.clock else {
+            // It rests after a restart of the server, or waits for the start.
+            return self.head();
+        };
         let us = u64::try_from(now.since(clock.epoch).as_micros()).expect("a world is short");
         let periods = ((us + 1) * u64::from(self.hz) - 1) / 1_000_000;
         let frames = u64::from(clock.first) + periods;
@@ -429,6 +463,7 @@ impl Oracle {
             return Err(Violation::Rooms { room, what });
         }
         self.by_id.insert(view.match_id, of);
+        self.beyond.begin(of);
         self.matches.push(MatchRecord {
             room: view.room,
             match_id: view.match_id,
@@ -445,6 +480,7 @@ impl Oracle {
             bytes: Vec::new(),
             ends: Vec::new(),
             last_turn: vec![0; view.seats.len()],
+            lives: Lives::of(view),
         });
         Ok(of)
     }
@@ -491,13 +527,13 @@ impl Oracle {
 
     /// Whether a match has started and is not over.
     pub fn is_playing(&self, of: Match) -> bool {
-        self.matches[of].clock.is_some() && self.matches[of].over_since.is_none()
+        self.matches[of].started_unix.is_some() && self.matches[of].over_since.is_none()
     }
 
     /// Whether a match was running at this moment and is still.
     pub fn plays_since(&self, of: Match, moment: Time) -> bool {
-        let clock = self.matches[of].clock;
-        self.is_playing(of) && clock.is_some_and(|clock| clock.epoch <= moment)
+        let from = self.matches[of].lives.plays_from;
+        self.is_playing(of) && from.is_some_and(|from| from <= moment)
     }
 
     /// Since when a match is over.
@@ -538,7 +574,20 @@ impl Oracle {
     ) -> Result<(), Violation> {
         self.set_clock(of, now, wait, 0)?;
         self.matches[of].started_unix = Some(unix_seconds);
+        self.matches[of].lives.plays_from = Some(now + wait);
         Ok(())
+    }
+
+    /// The clock of a match that has rested goes on after a wait.
+    ///
+    /// # Errors
+    /// If that is longer than a frame, or it did not rest.
+    pub fn resumed_clock(&mut self, of: Match, now: Time, wait: Duration) -> Result<(), Violation> {
+        if self.matches[of].clock.is_some() || !self.is_playing(of) {
+            return Err(Violation::Wait { of, now, wait });
+        }
+        let head = self.matches[of].head();
+        self.set_clock(of, now, wait, head)
     }
 
     fn set_clock(
@@ -617,7 +666,9 @@ impl Oracle {
             return Err(Violation::Rewritten { of });
         }
         let from = known.bytes.len();
-        self.append(of, head, &bytes[from..])
+        self.append(of, head, &bytes[from..])?;
+        self.matches[of].count_told(before);
+        Ok(())
     }
 
     /// A match is over, at the end of what [`Oracle::log`] was last told.
@@ -637,6 +688,7 @@ impl Oracle {
             return Err(Violation::FramesAfterEnd { of, head: frames });
         }
         known.over_since = Some(now);
+        known.told_end(reason);
         Ok(())
     }
 
@@ -757,6 +809,8 @@ impl Oracle {
             held: None,
             asked: None,
             closed: false,
+            life: None,
+            is_mixed: false,
         });
         self.conns.len() - 1
     }
@@ -793,7 +847,9 @@ impl Oracle {
     /// A conversation goes on with what the same client has from the one before.
     pub fn continues(&mut self, conn: Conn, before: Conn) {
         let before = &self.conns[before];
+        let life = before.life.unwrap_or(self.beyond.life());
         let own = before.plays.zip(before.next_frame);
+        let own = own.map(|(of, next)| (of, next, life));
         self.conns[conn].held = own.or(before.held);
     }
 
@@ -805,7 +861,10 @@ impl Oracle {
     /// A conversation was given its seat.
     pub fn seated(&mut self, conn: Conn) {
         self.turns += 1;
-        self.conns[conn].turn = self.turns;
+        let own = &mut self.conns[conn];
+        own.turn = self.turns;
+        let life = self.beyond.life();
+        own.is_mixed |= own.life.replace(life).is_some_and(|before| before != life);
     }
 
     /// The match that a conversation has joined.
@@ -901,10 +960,13 @@ impl Oracle {
             ClientEvent::Frame(frame) => self.delivered(conn, frame),
             ClientEvent::Fetched { covers, frames } => self.got(conn, now, *covers, frames),
             ClientEvent::Closed => self.closed(conn),
+            ClientEvent::ResultAcknowledged => {
+                self.result_acked(conn);
+                Ok(())
+            }
             ClientEvent::Connected
             | ClientEvent::Progress { .. }
             | ClientEvent::Ready
-            | ClientEvent::ResultAcknowledged
             | ClientEvent::Echo(_)
             | ClientEvent::HeartbeatAnswered
             | ClientEvent::Reset
@@ -922,7 +984,9 @@ impl Oracle {
         let mut matches = self.matches.iter().filter(|known| known.room == *room);
         let possible = match code {
             ConnectCode::NoRoom => true,
-            ConnectCode::RoomState => matches.any(|known| known.over_since.is_some()),
+            ConnectCode::RoomState => {
+                matches.any(|known| known.over_since.is_some() || known.lives.was_ever_over())
+            }
             ConnectCode::NoPlayer => {
                 watch.is_none() && matches.any(|known| !known.members.contains(player))
             }
@@ -952,10 +1016,11 @@ impl Oracle {
             watch,
             ..
         } = self.conns[conn];
+        // Of two that were created in one turn nobody has joined the first.
         let of = self
             .matches
             .iter()
-            .position(|known| known.room == room && known.seed == seed);
+            .rposition(|known| known.room == room && known.seed == seed);
         let right = of.filter(|of| {
             let members = &self.matches[*of].members;
             if watch.is_some() {
@@ -975,8 +1040,12 @@ impl Oracle {
     }
 
     fn told_start(&mut self, conn: Conn, got: i64, next: FrameId) -> Result<(), Violation> {
-        let own = &mut self.conns[conn];
-        let expected = own.plays.and_then(|of| self.matches[of].started_unix);
+        let life = self.conns[conn].life.unwrap_or(self.beyond.life());
+        let own = &self.conns[conn];
+        let expected = own.plays.and_then(|of| {
+            let known = &self.matches[of];
+            known.lives.started_in(life, known.started_unix)
+        });
         if expected != Some(got) {
             return Err(Violation::Stamp {
                 conn,
@@ -984,12 +1053,19 @@ impl Oracle {
                 expected,
             });
         }
-        let resumes = own.held == own.plays.map(|of| (of, next));
+        let held = own
+            .held
+            .filter(|(of, held, _)| own.plays == Some(*of) && *held == next);
+        let resumes = held.is_some();
         let anywhere = own.watch == Some(WatchFrom::Newest);
         // From 0, or behind what it holds of the same match.
-        if next > 0 && !resumes && !anywhere {
-            return Err(Violation::Resumed { conn, next });
+        if next > 0 && !anywhere {
+            let Some((of, _, held_of)) = held else {
+                return Err(Violation::Resumed { conn, next });
+            };
+            self.must_be_one_history(conn, of, next, (held_of, life))?;
         }
+        let own = &mut self.conns[conn];
         own.next_frame = Some(next);
         self.resumed += if resumes { u64::from(next) } else { 0 };
         // A frame more than there may be would be shown already.
@@ -1000,6 +1076,10 @@ impl Oracle {
     /// Whether a frame may have come to a conversation: from a spectator some are held back
     /// while the match is played.
     fn must_be_shown(&self, conn: Conn, frame: FrameId) -> Result<(), Violation> {
+        if !self.is_of_this_life(conn) {
+            // How far the match was then is not kept.
+            return Ok(());
+        }
         let of = self.conns[conn].plays.expect("it was told of a start");
         let known = &self.matches[of];
         let shown = frame + self.held_back(conn, of) < known.head();
@@ -1023,8 +1103,11 @@ impl Oracle {
             });
         }
         own.next_frame = Some(got + 1);
-        encode_into(&mut self.scratch, frame);
-        if self.matches[of].frame_bytes(got) != Some(&self.scratch[..]) {
+        let mut encoded = std::mem::take(&mut self.scratch);
+        encode_into(&mut encoded, frame);
+        let is_right = self.frame_as_sent(conn, of, got)? == Some(&encoded[..]);
+        self.scratch = encoded;
+        if !is_right {
             return Err(Violation::FrameDiffers { conn, frame: got });
         }
         self.watched += u64::from(self.conns[conn].watch.is_some());
@@ -1056,6 +1139,16 @@ impl Oracle {
         if let Some(what) = asked.fault_of(covers).filter(|_| !is_late) {
             return Err(wrong(what));
         }
+        if !is_late {
+            self.conns[conn].asked = Some(Asked {
+                since: now,
+                last: Some(covers),
+                ..asked
+            });
+        }
+        if !self.is_of_this_life(conn) {
+            return self.got_before(conn, of, frames);
+        }
         let (mut bytes, mut encoded) = (Vec::new(), Vec::new());
         for frame in frames {
             encode_into(&mut encoded, frame);
@@ -1068,23 +1161,34 @@ impl Oracle {
         if known.bytes_of(covers.from, covers.until) != Some(&bytes[..]) {
             return Err(wrong("its frames differ from the room's"));
         }
+        self.matches[of].lives.saw(covers.until);
         self.fetched += u64::from(covers.until - covers.from);
-        if !is_late {
-            self.conns[conn].asked = Some(Asked {
-                since: now,
-                last: Some(covers),
-                ..asked
-            });
+        Ok(())
+    }
+
+    /// What a server sent that is no more, on request.
+    fn got_before(&mut self, conn: Conn, of: Match, frames: &[Frame]) -> Result<(), Violation> {
+        let mut encoded = Vec::new();
+        for frame in frames {
+            encode_into(&mut encoded, frame);
+            if self.frame_as_sent(conn, of, frame.id)? != Some(&encoded[..]) {
+                let frame = frame.id;
+                return Err(Violation::FrameDiffers { conn, frame });
+            }
         }
         Ok(())
     }
 
     fn closed(&mut self, conn: Conn) -> Result<(), Violation> {
+        let life = self.conns[conn].life.unwrap_or(self.beyond.life());
         let own = &self.conns[conn];
         let crowded = own.watch.is_some() && self.may_be_crowded(own.room);
         let own = &mut self.conns[conn];
         let room = own.room;
-        let is_over = |of: &Match| self.matches[*of].over_since.is_some();
+        let is_over = |of: &Match| {
+            let known = &self.matches[*of];
+            known.over_since.is_some() || known.lives.was_over_in(life)
+        };
         let played = own.plays.is_some();
         let ended_before = |of: &Match| self.matches[*of].room == room && is_over(of);
         let of = match own.plays {
@@ -1106,7 +1210,9 @@ impl Oracle {
     /// A spectator who has come as far as the end has been shown the whole match.
     fn must_have_seen_all(&self, conn: Conn) -> Result<(), Violation> {
         let own = &self.conns[conn];
-        let watched = own.plays.filter(|_| own.watch.is_some());
+        let watched = own
+            .plays
+            .filter(|_| own.watch.is_some() && self.is_of_this_life(conn));
         let (Some(of), Some(got)) = (watched, own.next_frame) else {
             return Ok(());
         };
@@ -1242,7 +1348,11 @@ impl Oracle {
         }
         let frames = self.matches.iter().map(|known| u64::from(known.head()));
         for (what, counted, held) in [
-            ("frames", counters.frames, frames.sum()),
+            (
+                "frames",
+                counters.frames,
+                frames.sum::<u64>() + self.beyond.undone,
+            ),
             ("inputs", counters.inputs, self.inputs),
         ] {
             if counted != held {

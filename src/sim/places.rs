@@ -192,6 +192,15 @@ impl Places {
         Some((home.device, home.conn))
     }
 
+    /// A new server knows nobody.
+    pub(super) fn forget_proofs(&mut self) {
+        let homes = self.homes.iter_mut().map(|home| &mut home.purse);
+        let strangers = self.strangers.iter_mut().map(|(_, purse)| purse);
+        homes
+            .chain(strangers)
+            .for_each(|purse| *purse = Purse::default());
+    }
+
     /// What was heard from an address and sent there.
     pub(super) fn purse(&mut self, addr: SocketAddr) -> &mut Purse {
         if let Some(index) = index_of(addr, FIRST_STRANGER_PORT) {

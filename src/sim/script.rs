@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::crash::{How, Where};
 use super::fault::Fault;
 use super::network::Author;
 use super::oracle::{Conn, Violation, input_of};
@@ -75,6 +76,11 @@ pub(super) enum Act {
     BeginFlood,
     Flood(u16),
     Forge(usize, Conn, bool, u16),
+    Crash(How, Where),
+    Boot,
+    Rejoin(usize, Conn),
+    DiskFills,
+    SyncFails,
     Heal,
     Mend,
     Settle,
@@ -161,6 +167,7 @@ impl World {
             let rounds = u16::try_from(self.rng.within(1..=8)).expect("it is small");
             self.after(begins, Act::Burst(rounds));
         }
+        self.plan_crashes(chaos);
     }
 
     fn plan_room(&mut self, room: usize) {
@@ -292,7 +299,7 @@ impl World {
         self.after(wait, Act::Create(index));
     }
 
-    fn deal_anew(&mut self, room: usize) {
+    pub(super) fn deal_anew(&mut self, room: usize) {
         let spec = &mut self.rooms[room].spec;
         // Another seed is how the oracle tells the matches apart.
         spec.seed = spec.seed.wrapping_add(1);
@@ -332,6 +339,11 @@ impl World {
             Act::Forge(device, conn, lucky, left) if chaos => {
                 self.forge(device, conn, lucky, left);
             }
+            Act::Crash(how, place) if chaos => self.crash_server(how, place)?,
+            Act::DiskFills if chaos => self.disk_fills(),
+            Act::SyncFails if chaos => self.sync_fails(),
+            Act::Rejoin(device, conn) if chaos => self.rejoin(device, conn)?,
+            Act::Boot => self.boot()?,
             Act::Resume(device, conn) if self.is_live(device, conn) => self.resume(device)?,
             Act::Load(device, conn) if self.is_live(device, conn) => self.load(device)?,
             Act::Press(device, conn) if self.is_live(device, conn) => self.press(device)?,
@@ -390,6 +402,7 @@ impl World {
             forged_at: None,
             ended: false,
             signals: Signals::default(),
+            orphaned: false,
             said: Vec::new(),
             told: 0,
             loaded: 0,
@@ -441,6 +454,7 @@ impl World {
         device.forged_at = None;
         device.ended = false;
         device.signals = Signals::default();
+        device.orphaned = false;
         device.said.clear();
         device.told = 0;
         device.loaded = 0;
@@ -781,6 +795,7 @@ impl World {
     /// Ends all faults. After a flood it may take a while until the server lets anybody in.
     fn heal(&mut self) -> Result<(), Violation> {
         self.network.heal();
+        self.heal_server()?;
         // Nor may it wait in the server's socket, whose loop may be late.
         self.inbox
             .retain(|arrival| arrival.author == Author::Sender);
@@ -887,7 +902,7 @@ impl World {
         let astray = own.moved && !self.is_seated(device);
         // These a client of v2 finds out by itself.
         let lost = !follows && (silent || astray || own.ended);
-        out || stuck || displaced || lost || own.harmed
+        out || stuck || displaced || lost || own.harmed || own.orphaned
     }
 
     /// Whether a client was told that its match is over while another one runs in its room.
@@ -896,7 +911,8 @@ impl World {
         let room = self.rooms[self.players[own.player].room].spec.room;
         let newest = self.oracle.newest(room);
         let plays = self.oracle.plays(own.conn);
-        newest.is_some_and(|of| plays != Some(of) && self.oracle.is_playing(of))
+        let misses = |of| plays != Some(of) || own.orphaned;
+        newest.is_some_and(|of| misses(of) && self.oracle.is_playing(of))
     }
 
     /// Everybody has caught up, and the rooms are closed.

@@ -91,6 +91,9 @@ impl World {
         let Some((device, _)) = self.places.owner(to).filter(|_| proved) else {
             return misled;
         };
+        // Another client of the player may have a seat, too: in the next match of the room, while
+        // this one still has its own in the match that is over.
+        let is_own = self.places.owner(from).is_some_and(|(of, _)| of == device);
         let index = self.devices[device].player;
         let player_of = &mut self.players[index];
         match player_of.seated {
@@ -98,6 +101,7 @@ impl World {
                 player_of.seated = Some((to, when));
                 Ok(())
             }
+            Some((at, _)) if at != to && is_own && player_of.id == player => Ok(()),
             _ => misled,
         }
     }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::crash::{Crashes, Lives};
 use super::fault::{Fault, Happened};
 use super::network::{Arrival, Author, Faults, Network, Tally, shut_window};
 use super::oracle::{Conn, Match, Oracle, Turn, Violation};
@@ -106,8 +107,10 @@ pub struct Report {
     pub network: Tally,
     /// What befell clients, rooms and the server.
     pub faults: Happened,
-    /// What the server counted.
+    /// What the servers counted, all of them together.
     pub counters: Counters,
+    /// How they ended.
+    pub crashes: Crashes,
     /// Conversations that clients began.
     pub conversations: u64,
     /// Frames that were not sent again to clients that held them.
@@ -213,6 +216,8 @@ pub(super) struct Device {
     pub(super) ended: bool,
     /// What it and the server have said by signals in the conversation.
     pub(super) signals: Signals,
+    /// The conversation began with a server that has ended since.
+    pub(super) orphaned: bool,
     /// Some of the datagrams of the conversation, and how many there were.
     pub(super) said: Vec<Vec<u8>>,
     pub(super) told: usize,
@@ -296,7 +301,9 @@ pub struct World {
     pub(super) now: Time,
     pub(super) server: Server,
     server_addr: SocketAddr,
-    unix_us: u64,
+    pub(super) unix_us: u64,
+    /// The lives of the server, and its journal.
+    pub(super) lives: Lives,
     pub(super) network: Network,
     /// What has come for the server since its last turn.
     pub(super) inbox: Vec<Arrival>,
@@ -361,6 +368,7 @@ impl World {
         let unix_us = rng.within(0..=4_000_000_000_000_000);
         let faults = Faults::draw(&mut rng);
         let signed = i64::try_from(unix_us).expect("the year 2096 fits");
+        let lives = Lives::new(seed, &config, signed);
         let mut world = World {
             seed,
             step: 0,
@@ -370,6 +378,7 @@ impl World {
             server: Server::new(config, secrets, signed),
             server_addr,
             unix_us,
+            lives,
             network: Network::new(server_addr, faults, rng.fork()),
             inbox: Vec::new(),
             commands: Vec::new(),
@@ -396,6 +405,9 @@ impl World {
             conversations: 0,
             rng,
         };
+        if let Some(salt) = world.lives.salt() {
+            world.server.begin_records(salt);
+        }
         world.write_script();
         world
     }
@@ -444,7 +456,8 @@ impl World {
             lasted: self.now.since(Time::ZERO),
             network: self.network.tally(),
             faults: self.faults,
-            counters: self.server.counters(),
+            counters: self.counters(),
+            crashes: self.crashes(),
             conversations: self.conversations,
             resumed: self.oracle.resumed(),
             fetched: self.oracle.fetched(),
@@ -459,11 +472,9 @@ impl World {
     /// end of the world.
     fn step(&mut self) -> Result<bool, Violation> {
         let Some(at) = self.next_moment() else {
-            let counters = self.server.counters();
-            return self
-                .oracle
-                .must_be_empty(&counters, self.ever_late)
-                .map(|()| false);
+            let counters = self.counters();
+            self.oracle.must_be_empty(&counters, self.ever_late)?;
+            return self.judge_journal().map(|()| false);
         };
         self.step += 1;
         self.steps_in_moment = if at > self.now {
@@ -476,6 +487,7 @@ impl World {
         }
         self.now = self.now.max(at);
         self.receive();
+        self.disk_turn();
         if self.server_wake().is_some_and(|at| at <= self.now) {
             self.server_turn()?;
         }
@@ -494,7 +506,8 @@ impl World {
         let script = self.script.peek().map(|Reverse((at, ..))| *at);
         let clients = self.devices.iter().filter_map(|device| device.wake).min();
         let network = self.network.next_arrival();
-        [self.server_wake(), network, clients, script]
+        let disk = self.lives.next_event(self.now);
+        [self.server_wake(), network, clients, script, disk]
             .into_iter()
             .flatten()
             .min()
@@ -513,7 +526,10 @@ impl World {
     fn receive(&mut self) {
         while let Some(arrival) = self.network.receive(self.now) {
             if arrival.to == self.server_addr {
-                self.inbox.push(arrival);
+                // Nobody is there for a while after a crash.
+                if self.lives.is_up() {
+                    self.inbox.push(arrival);
+                }
                 continue;
             }
             let Some(index) = self.resident(arrival.to) else {
@@ -597,8 +613,18 @@ impl World {
 
     // --- The server -----------------------------------------------------------------------
 
+    /// What the wall shows, in Unix microseconds.
+    pub(super) fn wall(&self) -> i64 {
+        let us = self.unix_us + self.now.as_micros();
+        i64::try_from(us).expect("the year 2096 fits")
+    }
+
     fn server_wake(&self) -> Option<Time> {
-        let at = if self.inbox.is_empty() && self.commands.is_empty() {
+        if !self.lives.is_up() {
+            return None;
+        }
+        let idle = self.inbox.is_empty() && self.commands.is_empty();
+        let at = if idle && !self.lives.must_turn() {
             self.server.poll_timeout()?
         } else {
             self.now
@@ -612,6 +638,7 @@ impl World {
         let due = self.server.poll_timeout().filter(|at| *at <= now);
         let on_time = due.is_none_or(|at| at == now);
         self.ever_late |= !on_time;
+        self.begin_turn()?;
         for mut arrival in std::mem::take(&mut self.inbox) {
             let way = (arrival.from, arrival.to);
             self.trace.delivered((now, self.step), way, &arrival.bytes);
@@ -630,14 +657,15 @@ impl World {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
         self.server.poll_transmit(now, &mut batch);
-        self.send_down(&batch)?;
+        self.record_and_send(&batch)?;
         self.batch = batch;
         if self.step.is_multiple_of(INVARIANTS_EVERY_STEPS) {
             self.server.assert_invariants();
         }
         self.server_events(on_time)?;
         self.free_at = now + self.draw_delay_of_loop();
-        self.sync(on_time)
+        self.sync(on_time)?;
+        self.end_turn()
     }
 
     /// Notes what the server is about to hear.
@@ -754,10 +782,13 @@ impl World {
 
     // --- The network ----------------------------------------------------------------------
 
-    /// Gives the server's batch to the network.
-    fn send_down(&mut self, batch: &Transmits) -> Result<(), Violation> {
+    /// Gives what the server sends to the network.
+    pub(super) fn send_each<'a>(
+        &mut self,
+        datagrams: impl Iterator<Item = (SocketAddr, &'a [u8])>,
+    ) -> Result<(), Violation> {
         let from = self.server_addr;
-        for (to, bytes) in batch.iter() {
+        for (to, bytes) in datagrams {
             self.give_to_network((from, to), Author::Sender, bytes);
             if let Err(Overdrawn { heard, sent }) = self.places.purse(to).send(bytes) {
                 return Err(Violation::Amplified { to, heard, sent });
@@ -845,8 +876,9 @@ impl World {
                 Event::SeatTaken { addr, player, .. } | Event::WatcherCame { addr, player, .. } => {
                     self.seat_taken(addr, player)?;
                 }
-                Event::MatchRestored { .. } | Event::MatchResumed { .. } => {
-                    unreachable!("no server is restarted");
+                Event::MatchResumed { match_id, wait, .. } => {
+                    let of = self.oracle.find(match_id).expect("it was created");
+                    self.oracle.resumed_clock(of, now, wait)?;
                 }
                 Event::RoomFailed { .. } | Event::SessionFailed { .. } => {
                     unreachable!("the simulator lets panics through");
@@ -854,7 +886,8 @@ impl World {
                 Event::SessionMoved {
                     from, to, player, ..
                 } => self.session_moved((from, to), player)?,
-                Event::RoomCreated { .. } | Event::Refused { .. } => {}
+                Event::RoomCreated { .. } | Event::MatchRestored { .. } | Event::Refused { .. } => {
+                }
             }
         }
         Ok(())
@@ -884,7 +917,7 @@ impl World {
         let gaps = self.oracle.gaps();
         self.oracle.log(of, self.now, turn, view.frame, bytes)?;
         if self.oracle.gaps() > gaps {
-            self.oracle.must_account_for_gaps(&self.server.counters())?;
+            self.oracle.must_account_for_gaps(&self.counters())?;
         }
         Ok(())
     }
@@ -940,6 +973,7 @@ impl World {
             || !self.is_current(device)
             || until(own.opened_at)
             || own.harmed
+            || own.orphaned
             || full
             || own.outage.is_some_and(long)
             || own.down.waits_since().is_some_and(waits);
@@ -1010,7 +1044,7 @@ impl World {
             // not got, and then what it had out of turn: a piece of a match before, too, if its
             // room was created anew meanwhile. It is made to come back at the heal.
             let heard = self.oracle.heard(conn, self.now, &event);
-            if !self.devices[index].harmed {
+            if !self.devices[index].harmed && !self.oracle.is_mixed(conn) {
                 heard?;
             }
             self.react(index, &event);
@@ -1039,7 +1073,7 @@ impl World {
 
     /// Some time after the heal: everybody is at the head, and no input is missing.
     pub(super) fn settle(&mut self, healed_at: Time) -> Result<(), Violation> {
-        let counters = self.server.counters();
+        let counters = self.counters();
         for (index, device) in self.devices.iter().enumerate() {
             if device.health != Health::Alive || !self.is_current(index) {
                 continue;

@@ -25,7 +25,7 @@ use lockstep_server::engine::wire::message::{
 use lockstep_server::engine::wire::packet::PacketReader;
 use lockstep_server::engine::wire::segment::{self, Cmd, Segment};
 use lockstep_server::journal::record::FileHeader;
-use lockstep_server::journal::restore::{Restore, Restored};
+use lockstep_server::journal::restore::{Restore, Restored, RestoredRoom};
 use lockstep_server::limits::DOWNLINK_BODY_MAX;
 
 pub(crate) const ROOM: RoomId = RoomId(7);
@@ -213,6 +213,12 @@ impl World {
     /// The server is killed and started again. What it recorded is there, and all its sessions are
     /// gone.
     pub(crate) fn kill(&mut self) {
+        let rooms = self.paper.as_ref().expect("it records").read().rooms;
+        self.restart_with(rooms);
+    }
+
+    /// The same with these rooms of what was recorded, those that come too late left out.
+    pub(crate) fn restart_with(&mut self, rooms: Vec<RestoredRoom>) {
         let secrets = Secrets {
             first_match: 1000 * (self.starts + 1),
             clock_key: (self.starts, 9),
@@ -220,13 +226,16 @@ impl World {
         };
         self.starts += 1;
         self.server = Server::new(self.config.clone(), secrets, WALL * 1_000_000);
-        let paper = self.paper.as_mut().expect("it records");
         self.server.begin_records(Paper::SALT);
-        let restored = paper.read();
-        let whole = usize::try_from(restored.end.offset).unwrap();
+        // What was torn off at the end is cut off, as a start does.
+        let paper = self.paper.as_mut().expect("it records");
+        let whole = usize::try_from(paper.read().end.offset).unwrap();
         paper.bytes.truncate(whole);
-        for room in restored.rooms {
-            self.server.restore_room(self.now, room).unwrap();
+        for room in rooms {
+            let (id, match_id) = (room.created.room, room.match_id);
+            let restored = self.server.restore_room(self.now, room);
+            let other = self.server.room(id).expect("a room is there");
+            assert_eq!(restored.is_ok(), other.match_id == match_id);
         }
     }
 

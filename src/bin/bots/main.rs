@@ -6,7 +6,7 @@
 //! [`line`](mod@line) its way to the server through the [`weather`] that loses and delays,
 //! [`watch`] what is checked and measured, [`problems`] what went wrong, [`progress`] and
 //! [`report`] what is shown. [`soak`](mod@soak) is another run, in which rooms and players
-//! come and go, [`returning`] one in which a single player comes back to a long match, and
+//! come and go, [`returning`] one in which players come back to a long match, and
 //! [`killing`] one in which the server dies; [`ledger`] has a player's inputs there.
 
 mod bot;
@@ -74,8 +74,8 @@ enum Mode {
         #[command(flatten)]
         soak: SoakArgs,
     },
-    /// Plays one long match, lets one of its players crash and come back again and again, and
-    /// says how long it takes until it has all frames.
+    /// Plays one long match, lets two of its players crash and come back again and again, with v1
+    /// and with v2, and says how long it takes until they have all frames.
     #[command(after_help = RETURN_AFTER_HELP)]
     Return {
         #[command(flatten)]
@@ -188,17 +188,17 @@ struct SoakArgs {
     server_pid: Option<u32>,
 }
 
-/// One player that comes back.
+/// Players that come back.
 #[derive(Debug, clap::Args)]
 struct ReturnArgs {
-    /// Frames that there are when the player comes back first.
+    /// Frames that there are when a player comes back first.
     #[arg(long, value_name = "FRAMES", default_value_t = 5500,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     frames: u32,
-    /// Players of the room.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=16))]
+    /// Players of the room: two that come back, and one or more that stay.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(3..=16))]
     players: u32,
-    /// How often it comes back.
+    /// How often each of the two comes back.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     times: u32,
     /// Frames per second of the room: the more, the sooner there are so many.
@@ -287,11 +287,12 @@ Exit code: 0 if the player was live each time and every frame was that of the ot
 2 if an option is wrong.
 
 Until the frames are there all play without loss and delay, each with an input in every second \
-frame. Then the first player crashes and comes back as a new client with no memory, on a socket \
-of its own, through the network that the options describe; the others play on without weather. It \
-is live once it has every frame from 0 to the newest that the others had --delay and --jitter \
-ago: so long each frame takes to come. The time counts from its first datagram, and is given up \
-after 30 s. bytes are those of the datagrams that came in until then.
+frame. Then the first player crashes and comes back 0.25 s later on a socket of its own, through \
+the network that the options describe, as a client of v1 with no memory. Then the second one does \
+so with a client of v2, which has all frames from before its crash; and so on, in turns. One is \
+live once it has every frame from 0 to the newest that the others had --delay and --jitter ago: so \
+long each frame takes to come. The time counts from its first datagram, and is given up after \
+30 s. bytes are those of the datagrams that came in until then.
 
 The server needs a --max-frames of some thousand more than --frames: the match goes on.
 
@@ -424,7 +425,7 @@ fn soak(common: &Common, soak: &SoakArgs) -> Result<bool, String> {
     Ok(report.all_well())
 }
 
-/// Lets a player come back, prints the report, and says whether all was well.
+/// Lets players come back, prints the report, and says whether all was well.
 fn come_back(common: &Common, returns: &ReturnArgs) -> Result<bool, String> {
     let room = RoomId(common.first_room);
     let players = members_of(room.0, returns.players);
@@ -666,7 +667,7 @@ mod tests {
             let line = ["lockstep-bots"].into_iter().chain(wrong);
             assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
         }
-        for wrong in [["--players", "1"], ["--times", "0"], ["--frames", "0"]] {
+        for wrong in [["--players", "2"], ["--times", "0"], ["--frames", "0"]] {
             let line = ["lockstep-bots", "return"].into_iter().chain(wrong);
             assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
         }

@@ -1,4 +1,4 @@
-//! A player that crashes in a long match and comes back, over real sockets.
+//! Players that crash in a long match and come back, over real sockets.
 
 mod real;
 
@@ -15,11 +15,17 @@ fn a_player_that_returns_is_live_with_the_frames_of_the_others() {
         let report = server.bots(&args).report();
         println!("{report:#}");
         let returns = report["returns"].as_array().unwrap();
-        assert_eq!(returns.len(), times);
-        for one in returns {
-            // 1.5 inputs a frame, of 20 bytes or so.
-            assert!(one["frames"].as_u64().unwrap() >= 600, "{one}");
-            assert!(one["bytes"].as_u64().unwrap() > 600 * 20, "{one}");
+        assert_eq!(returns.len(), 2 * times);
+        for (one, version) in returns.iter().zip([1, 2].into_iter().cycle()) {
+            let count = |name: &str| one[name].as_u64().unwrap();
+            assert_eq!(count("version"), version);
+            assert!(count("frames") >= 600, "{one}");
+            // An input of 20 bytes or so a frame and more.
+            if version == 1 {
+                assert!(count("held") == 0 && count("bytes") > 600 * 20, "{one}");
+            } else {
+                assert!(count("held") >= 600 && count("bytes") < 600 * 20, "{one}");
+            }
             let ms = |name: &str| one[name].as_f64().unwrap();
             let steps = ["connected_ms", "started_ms", "caught_up_ms", "live_ms"].map(ms);
             assert!(steps.is_sorted(), "{one}");

@@ -149,14 +149,9 @@ impl RealServer {
     /// Bots with these arguments, which play while the test goes on.
     pub(crate) fn bots(&self, args: &[&str]) -> Bots {
         let (udp, web) = (self.udp.to_string(), self.web.to_string());
-        let child = program(env!("CARGO_BIN_EXE_lockstep-bots"))
-            .args(args)
-            .args(["--server", &udp, "--web", &web, "--json"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("cargo built the binary");
-        Bots(Some(child))
+        let mut all = args.to_vec();
+        all.extend(["--server", &udp, "--web", &web]);
+        Bots::start(&all)
     }
 }
 
@@ -171,6 +166,18 @@ impl Drop for RealServer {
 pub(crate) struct Bots(Option<Child>);
 
 impl Bots {
+    /// Bots that find a server by themselves.
+    pub(crate) fn start(args: &[&str]) -> Bots {
+        let child = program(env!("CARGO_BIN_EXE_lockstep-bots"))
+            .args(args)
+            .arg("--json")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("cargo built the binary");
+        Bots(Some(child))
+    }
+
     /// Waits for their end, and returns their report. All must be well.
     pub(crate) fn report(self) -> Value {
         let (succeeded, stdout, stderr) = self.end();

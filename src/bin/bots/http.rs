@@ -106,8 +106,11 @@ impl Web {
         }
     }
 
-    /// Asks once. An error is the status, 0 if there is none, and a sentence.
-    fn ask(
+    /// Asks once, and expects this status.
+    ///
+    /// # Errors
+    /// The status, 0 if there is none, and a sentence for the user.
+    pub(crate) fn ask(
         &self,
         method: &str,
         path: &str,

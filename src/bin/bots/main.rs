@@ -6,10 +6,13 @@
 //! [`line`](mod@line) its way to the server through the [`weather`] that loses and delays,
 //! [`watch`] what is checked and measured, [`problems`] what went wrong, [`progress`] and
 //! [`report`] what is shown. [`soak`](mod@soak) is another run, in which rooms and players
-//! come and go, and [`returning`] one in which a single player comes back to a long match.
+//! come and go, [`returning`] one in which players come back to a long match, and
+//! [`killing`] one in which the server dies; [`ledger`] has a player's inputs there.
 
 mod bot;
 mod http;
+mod killing;
+mod ledger;
 mod line;
 mod play;
 mod problems;
@@ -21,16 +24,19 @@ mod wakes;
 mod watch;
 mod weather;
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::io::system;
 use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE, WATCHERS_RANGE};
 
 use http::{Created, Web};
+use killing::KillPlan;
 use returning::ReturnPlan;
 use soak::SoakPlan;
 use weather::Weather;
@@ -68,8 +74,8 @@ enum Mode {
         #[command(flatten)]
         soak: SoakArgs,
     },
-    /// Plays one long match, lets one of its players crash and come back again and again, and
-    /// says how long it takes until it has all frames.
+    /// Plays one long match, lets two of its players crash and come back again and again, with v1
+    /// and with v2, and says how long it takes until they have all frames.
     #[command(after_help = RETURN_AFTER_HELP)]
     Return {
         #[command(flatten)]
@@ -77,14 +83,22 @@ enum Mode {
         #[command(flatten)]
         returns: ReturnArgs,
     },
+    /// Starts a server with a journal, kills it again and again while rooms are created and
+    /// played, and says whether anything that a player has seen was lost.
+    #[command(after_help = KILL_AFTER_HELP)]
+    Kill {
+        #[command(flatten)]
+        kill: KillArgs,
+    },
 }
 
 /// Which server, and through which network.
 #[derive(Debug, clap::Args)]
 struct Common {
     /// The server's UDP address.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10086")]
-    server: String,
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10086",
+          value_parser = resolve)]
+    server: SocketAddr,
     /// The server's HTTP address, where the rooms are created.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10002")]
     web: String,
@@ -174,22 +188,72 @@ struct SoakArgs {
     server_pid: Option<u32>,
 }
 
-/// One player that comes back.
+/// Players that come back.
 #[derive(Debug, clap::Args)]
 struct ReturnArgs {
-    /// Frames that there are when the player comes back first.
+    /// Frames that there are when a player comes back first.
     #[arg(long, value_name = "FRAMES", default_value_t = 5500,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     frames: u32,
-    /// Players of the room.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=16))]
+    /// Players of the room: two that come back, and one or more that stay.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(3..=16))]
     players: u32,
-    /// How often it comes back.
+    /// How often each of the two comes back.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     times: u32,
     /// Frames per second of the room: the more, the sooner there are so many.
     #[arg(long, default_value_t = 240, value_parser = hz)]
     hz: u32,
+}
+
+/// A server that is killed.
+#[derive(Debug, clap::Args)]
+struct KillArgs {
+    /// The server's program, if not the one beside this.
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+    /// When the server brings its journal to the disk.
+    #[arg(long, value_name = "MODE", default_value = "interval")]
+    fsync: Fsync,
+    /// How often it is killed.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    kills: u32,
+    /// How often it is asked to end besides, with SIGTERM.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    terms: u32,
+    /// Rooms. They are created around the first fifth of the kills.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rooms: u32,
+    /// Players of each room. Half of all speak v1, the others v2.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    players: u32,
+    /// Inputs of each player per second.
+    #[arg(long, value_name = "HZ", default_value_t = 10.0, value_parser = some_input_hz)]
+    input_hz: f64,
+    /// Seed of the moments and the pauses, if not one that is drawn.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What --fsync of the server takes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Fsync {
+    Never,
+    Interval,
+    Always,
+}
+
+impl Fsync {
+    fn name(self) -> &'static str {
+        match self {
+            Fsync::Never => "never",
+            Fsync::Interval => "interval",
+            Fsync::Always => "always",
+        }
+    }
 }
 
 const AFTER_HELP: &str = "\
@@ -223,15 +287,31 @@ Exit code: 0 if the player was live each time and every frame was that of the ot
 2 if an option is wrong.
 
 Until the frames are there all play without loss and delay, each with an input in every second \
-frame. Then the first player crashes and comes back as a new client with no memory, on a socket \
-of its own, through the network that the options describe; the others play on without weather. It \
-is live once it has every frame from 0 to the newest that the others had --delay and --jitter \
-ago: so long each frame takes to come. The time counts from its first datagram, and is given up \
-after 30 s. bytes are those of the datagrams that came in until then.
+frame. Then the first player crashes and comes back 0.25 s later on a socket of its own, through \
+the network that the options describe, as a client of v1 with no memory. Then the second one does \
+so with a client of v2, which has all frames from before its crash; and so on, in turns. One is \
+live once it has every frame from 0 to the newest that the others had --delay and --jitter ago: so \
+long each frame takes to come. The time counts from its first datagram, and is given up after \
+30 s. bytes are those of the datagrams that came in until then.
 
 The server needs a --max-frames of some thousand more than --frames: the match goes on.
 
 Example: lockstep-bots return --frames 5500 --players 4 --times 10 --loss 5 --delay 50";
+
+const KILL_AFTER_HELP: &str = "\
+Exit code: 0 if no frame that any player ever saw was lost or changed, all players of a room saw \
+the same ones, and every room that the server had said to be created was there after each kill; 1 \
+if not; 2 if an option is wrong.
+
+The server runs for 0.2 to 2 s, each fifth time for less than 60 ms, and is started again at once \
+or within a second, on the same ports of the loopback and with the same journal, in a directory \
+for temporary files. Players connect anew when nobody is there or knows them, or nothing was heard \
+for 400 ms (v1) or 1.5 s (v2). \
+Inputs that the server had not put into a frame yet are lost with it; they are counted. In the end all \
+matches end with results, and the journal is compared with what the players saw. It stays if \
+anything was wrong.
+
+Example: lockstep-bots kill --rooms 100 --kills 50 --terms 5 --fsync always";
 
 /// What is played, after the command line and the server have had their say.
 #[derive(Clone, Debug)]
@@ -277,23 +357,13 @@ impl Plan {
 
 fn main() -> ExitCode {
     let Args { mode, common, load } = Args::parse();
-    let common = match &mode {
-        Some(Mode::Soak { common, .. } | Mode::Return { common, .. }) => common,
-        None => &common,
-    };
-    let server = match resolve(&common.server) {
-        Ok(server) => server,
-        Err(error) => {
-            eprintln!("error: --server {}: {error}", common.server);
-            return ExitCode::from(2);
-        }
-    };
     // Each player needs a socket. If it fails, opening the sockets will say so.
     system::raise_descriptor_limit();
     let ran = match &mode {
-        Some(Mode::Soak { soak: args, .. }) => soak(common, args, server),
-        Some(Mode::Return { returns, .. }) => come_back(common, returns, server),
-        None => play(common, &load, server),
+        Some(Mode::Soak { common, soak: args }) => soak(common, args),
+        Some(Mode::Return { common, returns }) => come_back(common, returns),
+        Some(Mode::Kill { kill: args }) => kill(args),
+        None => play(&common, &load),
     };
     match ran {
         Ok(true) => ExitCode::SUCCESS,
@@ -306,10 +376,10 @@ fn main() -> ExitCode {
 }
 
 /// Creates the rooms, plays them, prints the report, and says whether all was well.
-fn play(common: &Common, load: &Load, server: SocketAddr) -> Result<bool, String> {
+fn play(common: &Common, load: &Load) -> Result<bool, String> {
     let (rooms, hz) = create_rooms(common, load)?;
     let plan = Plan {
-        server,
+        server: common.server,
         rooms,
         input_every: (load.input_hz > 0.0).then(|| Duration::from_secs_f64(1.0 / load.input_hz)),
         time: Duration::from_secs(load.seconds),
@@ -328,10 +398,10 @@ fn play(common: &Common, load: &Load, server: SocketAddr) -> Result<bool, String
 }
 
 /// Soaks the server, prints the report, and says whether all was well.
-fn soak(common: &Common, soak: &SoakArgs, server: SocketAddr) -> Result<bool, String> {
+fn soak(common: &Common, soak: &SoakArgs) -> Result<bool, String> {
     let life_min = Duration::from_secs(soak.life_min);
     let plan = SoakPlan {
-        server,
+        server: common.server,
         web: common.web(),
         server_pid: soak.server_pid,
         bots: usize::try_from(soak.bots).expect("it is small"),
@@ -355,14 +425,14 @@ fn soak(common: &Common, soak: &SoakArgs, server: SocketAddr) -> Result<bool, St
     Ok(report.all_well())
 }
 
-/// Lets a player come back, prints the report, and says whether all was well.
-fn come_back(common: &Common, returns: &ReturnArgs, server: SocketAddr) -> Result<bool, String> {
+/// Lets players come back, prints the report, and says whether all was well.
+fn come_back(common: &Common, returns: &ReturnArgs) -> Result<bool, String> {
     let room = RoomId(common.first_room);
     let players = members_of(room.0, returns.players);
     let (room, created) = create_room(common, room, players, Some(returns.hz), 0)?;
     let hz = created.hz.unwrap_or(returns.hz);
     let plan = ReturnPlan {
-        server,
+        server: common.server,
         room,
         hz,
         frames: returns.frames,
@@ -389,6 +459,38 @@ fn come_back(common: &Common, returns: &ReturnArgs, server: SocketAddr) -> Resul
         print!("{report}");
     }
     Ok(report.all_well())
+}
+
+/// Kills a server, prints the report, and says whether all was well.
+fn kill(kill: &KillArgs) -> Result<bool, String> {
+    let program = match &kill.program {
+        Some(program) => program.clone(),
+        None => beside_this("lockstep-server").map_err(|error| format!("--program: {error}"))?,
+    };
+    let count = |number: u32| usize::try_from(number).expect("it is small");
+    let drawn = kill.seed.map_or_else(getrandom::u64, Ok);
+    let report = killing::kill(&KillPlan {
+        program,
+        fsync: kill.fsync.name(),
+        rooms: count(kill.rooms),
+        players: count(kill.players),
+        kills: count(kill.kills),
+        terms: count(kill.terms),
+        input_every: Duration::from_secs_f64(1.0 / kill.input_hz),
+        seed: drawn.map_err(|error| format!("cannot draw a seed: {error}"))?,
+    })?;
+    if kill.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.all_well())
+}
+
+/// The path of a program in the directory of this one.
+fn beside_this(name: &str) -> io::Result<PathBuf> {
+    let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    Ok(std::env::current_exe()?.with_file_name(name))
 }
 
 impl Common {
@@ -565,8 +667,12 @@ mod tests {
             let line = ["lockstep-bots"].into_iter().chain(wrong);
             assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
         }
-        for wrong in [["--players", "1"], ["--times", "0"], ["--frames", "0"]] {
+        for wrong in [["--players", "2"], ["--times", "0"], ["--frames", "0"]] {
             let line = ["lockstep-bots", "return"].into_iter().chain(wrong);
+            assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
+        }
+        for wrong in [["--kills", "0"], ["--rooms", "0"], ["--fsync", "often"]] {
+            let line = ["lockstep-bots", "kill"].into_iter().chain(wrong);
             assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
         }
     }

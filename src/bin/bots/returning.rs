@@ -1,8 +1,9 @@
 //! How long a player that crashed waits until it is back in a match that has gone on for long.
 //!
 //! All players of one room play until the frames are there. Then the first one vanishes and
-//! comes back, as a new client that knows nothing, and is watched until it has caught up with
-//! the others; and so on. Beside [`play`](mod@crate::play), whose players come once and stay,
+//! comes back, as a new client of v1 that knows nothing, and is watched until it has caught up with
+//! the others. Then the second one does so, whose client speaks v2 and kept what it had; and so
+//! on. Beside [`play`](mod@crate::play), whose players come once and stay,
 //! this has a loop of its own that never rests: what is measured here are moments, and there
 //! are few players. It must not say anything of a server's load.
 
@@ -17,6 +18,7 @@ use lockstep_server::engine::id::{Conv, FrameId, RoomId};
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::wire::frame::Frame;
+use lockstep_server::engine::wire::message::Version;
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
 
@@ -27,8 +29,10 @@ use crate::watch::{RoomLog, input_of};
 use crate::weather::{SplitMix, Weather};
 use crate::{Member, PlannedRoom};
 
-/// Index of the player that comes back, and token of its socket.
-const RETURNER: usize = 0;
+/// Players that come back: their indices, which are the tokens of their sockets, too.
+const RETURNERS: [usize; 2] = [SPEAKS_V1, 1];
+/// The one of them that speaks v1, and forgets everything. All others speak v2.
+const SPEAKS_V1: usize = 0;
 /// Frames from one input of a player to its next.
 const FRAMES_PER_INPUT: u32 = 2;
 /// Time between a crash and the return: enough that nothing of the old client is under way,
@@ -54,7 +58,7 @@ pub(crate) struct ReturnPlan {
     pub(crate) hz: u32,
     /// Frames that there are before the first return.
     pub(crate) frames: FrameId,
-    /// Returns.
+    /// Returns with each version.
     pub(crate) times: u32,
     /// The network between the returning player and the server.
     pub(crate) weather: Weather,
@@ -65,7 +69,8 @@ pub(crate) struct ReturnPlan {
 impl ReturnPlan {
     /// Frames that the match takes, as an estimate that is rather too high.
     pub(crate) fn frames_max(&self) -> FrameId {
-        let seconds = self.times.saturating_mul(RETURN_SECONDS);
+        let returns = self.times.saturating_mul(2);
+        let seconds = returns.saturating_mul(RETURN_SECONDS);
         let frames = seconds.saturating_mul(self.hz);
         self.frames.saturating_add(frames)
     }
@@ -189,19 +194,21 @@ impl<'a> Table<'a> {
     fn let_return(&mut self, progress: &mut Progress) -> Result<Vec<Return>, String> {
         let mut returns = Vec::new();
         for number in 1..=self.plan.times {
-            self.crash()?;
-            let came = self.come_back()?;
-            progress.say(&format!("return {number} of {}: {came}", self.plan.times));
-            returns.push(came);
+            for index in RETURNERS {
+                self.crash(index)?;
+                let came = self.come_back(index)?;
+                progress.say(&format!("return {number} of {}: {came}", self.plan.times));
+                returns.push(came);
+            }
         }
         Ok(returns)
     }
 
-    /// The player vanishes; the others play on for a moment.
-    fn crash(&mut self) -> Result<(), String> {
-        let line = &mut self.players[RETURNER].line;
+    /// A player vanishes; the others play on for a moment.
+    fn crash(&mut self, index: usize) -> Result<(), String> {
+        let line = &mut self.players[index].line;
         let _ = self.poll.registry().deregister(line.socket());
-        self.players[RETURNER].gone = true;
+        self.players[index].gone = true;
         let until = self.now() + GONE_FOR;
         while self.now() < until {
             self.turn(until)?;
@@ -209,20 +216,25 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// The player begins anew, and is watched until it is live or given up.
-    fn come_back(&mut self) -> Result<Return, String> {
-        let player = self
-            .client_of(RETURNER, self.plan.weather)
-            .map_err(|error| format!("cannot return: {error}"))?;
+    /// A player begins anew, and is watched until it is live or given up.
+    fn come_back(&mut self, index: usize) -> Result<Return, String> {
+        let cannot = |error: io::Error| format!("cannot return: {error}");
+        let mut player = self.client_of(index, self.plan.weather).map_err(cannot)?;
+        if player.version == Version::V2 {
+            let now = self.now();
+            player
+                .remember(now, &mut self.players[index])
+                .map_err(cannot)?;
+        }
         let began = player.began;
         // This ends the socket of the one before.
-        self.players[RETURNER] = player;
+        self.players[index] = player;
         let there_were = self.head_at(began);
         let mut caught_up = None;
         loop {
             self.turn(began + LIVE_LIMIT)?;
             let now = self.now();
-            let player = &self.players[RETURNER];
+            let player = &self.players[index];
             if player.started.is_some() && player.expected >= there_were {
                 caught_up.get_or_insert(now);
             }
@@ -264,7 +276,7 @@ impl<'a> Table<'a> {
 
     /// Notes how many frames the others have, and forgets what is too long ago to matter.
     fn note_head(&mut self, now: Time) {
-        let others = &self.players[RETURNER + 1..];
+        let others = &self.players[RETURNERS.len()..];
         let head = others.iter().map(|player| player.expected).max();
         let head = head.expect("a room has others");
         if self.heads.back().is_none_or(|(_, before)| *before < head) {
@@ -284,10 +296,13 @@ impl<'a> Table<'a> {
 struct Player {
     room: RoomId,
     member: Member,
+    version: Version,
     line: Line,
     began: Time,
     connected: Option<Time>,
     started: Option<Time>,
+    /// Frames that it had when it began.
+    held: FrameId,
     /// The next frame: it has all before.
     expected: FrameId,
     /// It sends inputs: the one that returns only looks.
@@ -315,18 +330,25 @@ impl Player {
         let member = members[index].clone();
         let mut config = ClientConfig::new(member.player, *room);
         config.token.clone_from(&member.token);
-        // An earlier client may have used the same port.
-        config.conv = Conv(getrandom::u32().map_err(io::Error::other)?);
+        config.version = if index == SPEAKS_V1 {
+            Version::V1
+        } else {
+            Version::V2
+        };
+        config.conv = draw_conv()?;
+        let version = config.version;
         let mut client = Client::new(now, config);
         client.join();
         client.ready();
         Ok(Player {
             room: *room,
             member,
+            version,
             line: Line::new(plan.server, client, weather, seeds)?,
             began: now,
             connected: None,
             started: None,
+            held: 0,
             expected: 0,
             presses: false,
             input_every: Duration::from_secs(1) * FRAMES_PER_INPUT / plan.hz,
@@ -336,6 +358,16 @@ impl Player {
             gone: false,
             ended: None,
         })
+    }
+
+    /// Goes on with the frames that another client of the same player had.
+    fn remember(&mut self, now: Time, before: &mut Player) -> io::Result<()> {
+        std::mem::swap(&mut self.line.client, &mut before.line.client);
+        self.line.client.reconnect(now, draw_conv()?, 0);
+        self.began = now;
+        self.held = before.expected;
+        self.expected = before.expected;
+        Ok(())
     }
 
     /// When something is to be done though nothing arrives; `None` if never.
@@ -368,6 +400,10 @@ impl Player {
             ClientEvent::Connected => self.connected = Some(now),
             ClientEvent::Started { next, .. } => {
                 self.started = Some(now);
+                if next != self.held {
+                    let text = format!("from frame {next} on, and it has {}", self.held);
+                    self.problem("frames sent again", &text, shared);
+                }
                 self.expected = next;
                 let first_input = now + self.input_every.mul_f64(self.phase);
                 self.next_input = self.presses.then_some(first_input);
@@ -430,11 +466,20 @@ impl Player {
     }
 }
 
+/// An earlier client may have used the same port.
+fn draw_conv() -> io::Result<Conv> {
+    Ok(Conv(getrandom::u32().map_err(io::Error::other)?))
+}
+
 // --- The report -----------------------------------------------------------------------------
 
 /// One return. Times are in ms from the first datagram; one that never came is `None`.
 #[derive(Clone, Debug, Serialize)]
 struct Return {
+    /// Of the protocol.
+    version: u32,
+    /// Frames that it had at first.
+    held: FrameId,
     /// Frames that it had at last.
     frames: FrameId,
     /// Datagrams that came in until then.
@@ -455,6 +500,11 @@ impl Return {
     fn new(player: &Player, caught_up: Option<Time>, live: Option<Time>) -> Return {
         let ms = |at: Option<Time>| at.map(|at| at.since(player.began).as_secs_f64() * 1000.0);
         Return {
+            version: match player.version {
+                Version::V1 => 1,
+                Version::V2 => 2,
+            },
+            held: player.held,
             frames: player.expected,
             datagrams: player.line.received.datagrams,
             bytes: player.line.received.bytes,
@@ -471,7 +521,10 @@ impl fmt::Display for Return {
         let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), |ms| format!("{ms:.1} ms"));
         write!(
             f,
-            "{} frames, {} bytes in {} datagrams; connected {}, started {}, caught up {}, live {}",
+            "v{}, {} of {} frames, {} bytes in {} datagrams; connected {}, started {}, caught up \
+             {}, live {}",
+            self.version,
+            self.frames - self.held,
             self.frames,
             self.bytes,
             self.datagrams,
@@ -483,9 +536,10 @@ impl fmt::Display for Return {
     }
 }
 
-/// The middle and the worst of all returns, in ms; `None` if that one was never live.
+/// The middle and the worst of all returns with a version, in ms; `None` if that one was never live.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct Spread {
+    count: usize,
     p50: Option<f64>,
     max: Option<f64>,
 }
@@ -497,9 +551,18 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let at = |index: usize| sorted.get(index).copied().filter(|ms| ms.is_finite());
         Spread {
+            count: sorted.len(),
             p50: at(sorted.len() / 2),
             max: at(sorted.len().saturating_sub(1)),
         }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), |ms| format!("{ms:.1}"));
+        let (p50, max) = (ms(self.p50), ms(self.max));
+        write!(f, "p50 {p50:>8}   max {max:>8}")
     }
 }
 
@@ -510,9 +573,10 @@ pub(crate) struct ReturnReport {
     frames: FrameId,
     players: usize,
     hz: u32,
-    /// Bytes that came in for a return, in the middle.
-    log_bytes_received: u64,
-    live_ms: Spread,
+    /// Of players that come back with v1, and get everything again.
+    live_ms_v1: Spread,
+    /// Of players that come back with v2, and have most of it.
+    live_ms_v2: Spread,
     returns: Vec<Return>,
     problems: BTreeMap<&'static str, u64>,
     examples: Vec<String>,
@@ -520,16 +584,18 @@ pub(crate) struct ReturnReport {
 
 impl ReturnReport {
     fn new(plan: &ReturnPlan, returns: Vec<Return>, problems: Problems) -> ReturnReport {
-        let mut bytes: Vec<_> = returns.iter().map(|one| one.bytes).collect();
-        bytes.sort_unstable();
+        let live_ms = |version| {
+            let of = returns.iter().filter(|one| one.version == version);
+            Spread::of(of.map(|one| one.live_ms))
+        };
         let all_live = returns.iter().all(|one| one.live_ms.is_some());
         ReturnReport {
             all_well: all_live && problems.counts.is_empty(),
             frames: plan.frames,
             players: plan.room.1.len(),
             hz: plan.hz,
-            log_bytes_received: bytes.get(bytes.len() / 2).copied().unwrap_or(0),
-            live_ms: Spread::of(returns.iter().map(|one| one.live_ms)),
+            live_ms_v1: live_ms(1),
+            live_ms_v2: live_ms(2),
             returns,
             problems: problems.counts,
             examples: problems.examples,
@@ -549,18 +615,13 @@ impl ReturnReport {
 
 impl fmt::Display for ReturnReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), |ms| format!("{ms:.1}"));
         let (players, hz) = (self.players, self.hz);
         writeln!(f, "played            1 room, {players} players, {hz} Hz")?;
         for (number, one) in self.returns.iter().enumerate() {
             writeln!(f, "return {:<10} {one}", number + 1)?;
         }
-        writeln!(
-            f,
-            "live after, ms    p50 {:>8}   max {:>8}",
-            ms(self.live_ms.p50),
-            ms(self.live_ms.max)
-        )?;
+        writeln!(f, "v1 live after, ms {}", self.live_ms_v1)?;
+        writeln!(f, "v2 live after, ms {}", self.live_ms_v2)?;
         for (kind, count) in &self.problems {
             writeln!(f, "PROBLEM           {kind}: {count}")?;
         }
@@ -579,11 +640,11 @@ mod tests {
     #[test]
     fn a_return_that_was_never_live_is_the_worst() {
         let of = |times: &[Option<f64>]| Spread::of(times.iter().copied());
-        let spread = |p50, max| Spread { p50, max };
+        let spread = |count, p50, max| Spread { count, p50, max };
         let (one, two, three) = (Some(1.0), Some(2.0), Some(3.0));
-        assert_eq!(of(&[three, one, two]), spread(two, three));
-        assert_eq!(of(&[None, one, two]), spread(two, None));
-        assert_eq!(of(&[None, one]), spread(None, None));
-        assert_eq!(of(&[]), spread(None, None));
+        assert_eq!(of(&[three, one, two]), spread(3, two, three));
+        assert_eq!(of(&[None, one, two]), spread(3, two, None));
+        assert_eq!(of(&[None, one]), spread(2, None, None));
+        assert_eq!(of(&[]), spread(0, None, None));
     }
 }

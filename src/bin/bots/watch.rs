@@ -34,19 +34,18 @@ pub(crate) struct RoomLog {
 impl RoomLog {
     /// Compares a frame with what another player saw; `false` if it differs.
     pub(crate) fn agrees(&mut self, frame: &Frame) -> bool {
-        let hash = hash(frame);
-        let Ok(index) = usize::try_from(frame.id) else {
-            return false;
-        };
-        match self.frames.get(index) {
-            Some(seen) => *seen == hash,
-            None => {
-                // Players deliver frames without gaps, so the next one is the only new one.
-                debug_assert_eq!(index, self.frames.len());
-                self.frames.push(hash);
-                true
-            }
-        }
+        self.shows(frame).unwrap_or_else(|| {
+            // Players deliver frames without gaps, so the next one is the only new one.
+            debug_assert_eq!(usize::try_from(frame.id), Ok(self.frames.len()));
+            self.frames.push(hash(frame));
+            true
+        })
+    }
+
+    /// Whether a frame is what the players saw; `None` if none of them has seen it.
+    pub(crate) fn shows(&self, frame: &Frame) -> Option<bool> {
+        let seen = self.frames.get(usize::try_from(frame.id).ok()?)?;
+        Some(*seen == hash(frame))
     }
 
     /// How many frames the player saw who saw most.

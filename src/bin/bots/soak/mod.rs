@@ -2,12 +2,11 @@
 //! crash and come back, over a network that loses datagrams. In the end nothing of it all may
 //! be left in the server.
 //!
-//! Here is the loop; [`player`] is one player, [`room`] what its room is up to, [`ledger`] its
-//! inputs, [`clerk`] who talks HTTP, [`memory`] the look at the server's memory, and [`report`]
-//! what is told in the end.
+//! Here is the loop; [`player`] is one player, [`room`] what its room is up to, [`clerk`] who
+//! talks HTTP, [`memory`] the look at the server's memory, and [`report`] what is told in the
+//! end.
 
 mod clerk;
-mod ledger;
 mod memory;
 mod player;
 mod report;

@@ -11,10 +11,10 @@ use lockstep_server::engine::time::Time;
 use lockstep_server::engine::wire::frame::Frame;
 use mio::{Interest, Token};
 
-use super::ledger::Ledger;
 use super::room::{End, RoomKey};
 use super::shared::Shared;
 use crate::Member;
+use crate::ledger::Ledger;
 use crate::line::Line;
 use crate::problems::kind;
 use crate::watch::{input_of, is_genuine};

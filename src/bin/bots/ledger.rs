@@ -1,7 +1,9 @@
 //! The books of one player's inputs through all lives of its client.
+//!
+//! A life is a conversation with the server; it ends with a crash, of the client or of the server.
 
-/// Own inputs, numbered through all lives. A life ends with a crash, which may take inputs with
-/// it: the last ones of that life. Nothing else may be missing, and nothing may come twice.
+/// Own inputs, numbered through all lives. The end of a life may take inputs with it: its last
+/// ones. Nothing else may be missing, and nothing may come twice.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     /// The number of the first input of each life.

@@ -390,6 +390,10 @@ pub const JOURNAL_TIDY_EVERY: Duration = Duration::from_secs(10);
 /// milliseconds of the loop. About as much more comes of one room.
 pub const JOURNAL_CATCH_UP_BYTES: usize = 2 * 1024 * 1024;
 
+/// Restarts of the server within one match of which is known where they went on; who comes back with
+/// frames from before all of them gets everything.
+pub const FORKS_MAX: usize = 64;
+
 /// Bytes of datagrams that wait for a disk that has to have their records first; what comes then
 /// is given up, as if the network had lost it. Some seconds of 2,000 players.
 pub const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;

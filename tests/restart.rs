@@ -157,11 +157,22 @@ fn who_has_frames_that_were_lost_gets_all_of_them() {
     let new = held(&world, history, 61);
     let (_, said) = come_back(&mut world, 1, new);
     assert_eq!(start(&said).1.next, 61);
-    // After another restart nobody knows any more what of the first history is good.
-    world.kill();
-    let old = held(&world, 0, head);
-    let (_, said) = come_back(&mut world, 1, old);
-    assert_eq!(start(&said).1.next, 0);
+    // More restarts, at which nothing is lost, change nothing of that.
+    for _ in 0..3 {
+        world.kill();
+        for (of, next, expected) in [
+            (0, head, head),
+            (0, head + 1, 0),
+            (0, 50, 0),
+            (history, 61, 61),
+            (history + 2, 10, 0),
+        ] {
+            let claim = held(&world, of, next);
+            let (_, said) = come_back(&mut world, 1, claim);
+            assert_eq!(start(&said).1.next, expected, "{next} of {of}");
+            world.run_ms(1_000);
+        }
+    }
 }
 
 #[test]

@@ -894,6 +894,7 @@ impl Watched {
             joined: vec![true; 2],
             results: vec![None; 2],
             history: 0,
+            forks: Vec::new(),
             next_seq: 9,
             first_segment: 1,
             cut: None,

@@ -128,16 +128,18 @@ pub struct Interrupted {
     pub results: Vec<Option<u64>>,
     /// Which history its frames were of.
     pub history: u32,
+    /// Where earlier histories ended, in their order.
+    pub forks: Vec<Fork>,
 }
 
-/// Where the history of a match goes on after a restart of the server. Frames behind this place
+/// Where a history of a match ended with its server, and the next one began. Frames behind this place
 /// may have been lost, and others stand there now.
-#[derive(Clone, Copy, Debug)]
-struct Fork {
-    /// The history before.
-    from: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The history that ended.
+    pub from: u32,
     /// The first frame that can be another one.
-    at: FrameId,
+    pub at: FrameId,
 }
 
 /// One match.
@@ -158,7 +160,8 @@ pub struct Room {
     broadcast: Broadcast,
     /// Which history its frames are of: 0, or of which restart of the server.
     history: u32,
-    fork: Option<Fork>,
+    /// Where earlier histories ended, in their order.
+    forks: Vec<Fork>,
     /// Its frames come from [`Room::feed`] alone.
     is_fed: bool,
 }
@@ -181,7 +184,7 @@ impl Room {
             broadcast_head: 0,
             broadcast: Broadcast::default(),
             history: 0,
-            fork: None,
+            forks: Vec::new(),
             is_fed: false,
             rules,
         }
@@ -200,7 +203,12 @@ impl Room {
             joined,
             results,
             history: before,
+            mut forks,
         } = interrupted;
+        forks.push(Fork {
+            from: before,
+            at: head,
+        });
         let until = started_unix.unwrap_or(now.unix_seconds);
         let waited = u64::try_from(until.saturating_sub(created_unix)).unwrap_or(0);
         let played = Duration::from_secs(1) * head / rules.hz;
@@ -215,10 +223,7 @@ impl Room {
             log: FrameLog::restore(rules.members.len(), frames, head),
             broadcast_head: head,
             history,
-            fork: Some(Fork {
-                from: before,
-                at: head,
-            }),
+            forks,
             ..Room::new(now, rules)
         };
         if started_unix.is_some() {
@@ -720,14 +725,15 @@ impl Room {
         Ok(())
     }
 
-    /// The frame up to which a client holds what the match is made of, if it does. One that was there before
-    /// a restart of the server may hold frames that were lost; which they are is known for the
-    /// newest restart alone.
+    /// The frame up to which a client holds what the match is made of, if it does. One that was
+    /// there before restarts of the server may hold frames that were lost at one of them.
     fn agreed(&self, held: &Held) -> Option<FrameId> {
-        let kept = self
-            .fork
-            .filter(|fork| fork.from == held.history && held.next <= fork.at);
-        let same = held.history == self.history || kept.is_some();
+        let since = self.forks.iter().position(|fork| fork.from == held.history);
+        let kept = since.is_some_and(|since| {
+            let mut later = self.forks[since..].iter();
+            later.all(|fork| held.next <= fork.at)
+        });
+        let same = held.history == self.history || kept;
         (held.match_id == self.match_id() && same).then_some(held.next)
     }
 

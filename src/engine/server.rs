@@ -393,6 +393,7 @@ impl Server {
             joined: restored.joined,
             results: restored.results,
             history: restored.history,
+            forks: restored.forks,
         };
         let history = self.secrets.history();
         let back = Room::restore(self.now(now), rules, interrupted, history);

@@ -25,8 +25,9 @@ use super::record::{
 };
 use super::scan::{Damage, Entry, Fault, Found, Scan};
 use crate::engine::id::{FrameId, MatchId, Seat};
+use crate::engine::room::Fork;
 use crate::engine::view::OverReason;
-use crate::limits::JOURNAL_DAMAGE_TOLD_MAX;
+use crate::limits::{FORKS_MAX, JOURNAL_DAMAGE_TOLD_MAX};
 
 /// What a journal holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct RestoredRoom {
     pub results: Vec<Option<u64>>,
     /// Which history its frames are of.
     pub history: u32,
+    /// Where earlier histories ended, the newest [`FORKS_MAX`] in their order.
+    pub forks: Vec<Fork>,
     /// The number of its next record, which must be a `Resumed`.
     pub next_seq: u32,
     /// Where its records begin.
@@ -165,6 +168,7 @@ struct Match {
     /// What was said of its end, and is void.
     voided: Option<(OverReason, FrameId)>,
     history: u32,
+    forks: Vec<Fork>,
     /// The number that its next record must have.
     next: u32,
     /// Where its first record begins.
@@ -190,6 +194,7 @@ impl Match {
             over_seq: 0,
             voided: None,
             history: 0,
+            forks: Vec::new(),
             next: 1,
             first: place,
             last: Place::default(),
@@ -326,7 +331,14 @@ impl Match {
         self.head = head;
         self.started_unix = started_unix;
         self.results = all;
-        self.history = history;
+        if history != self.history {
+            // Within one it was a disk that failed, and the frames are the same ones again.
+            if self.forks.len() == FORKS_MAX {
+                self.forks.remove(0);
+            }
+            let from = std::mem::replace(&mut self.history, history);
+            self.forks.push(Fork { from, at: head });
+        }
         Some(())
     }
 }
@@ -547,6 +559,7 @@ impl Restore {
                 joined: of.joined,
                 results: of.results,
                 history: of.history,
+                forks: of.forks,
                 next_seq: of.next,
                 first_segment: of.first.segment,
                 cut: cut.map(|_| of.last),

@@ -324,7 +324,11 @@ struct ConnRecord {
     closed: bool,
     /// The life of the server that gave it a seat.
     life: Option<u32>,
-    /// Two of them did.
+    /// In which life it began.
+    opened_in: u32,
+    /// A server has refused it, perhaps another one.
+    was_refused: bool,
+    /// Two of them have spoken to it.
     is_mixed: bool,
 }
 
@@ -810,6 +814,8 @@ impl Oracle {
             asked: None,
             closed: false,
             life: None,
+            opened_in: self.beyond.life(),
+            was_refused: false,
             is_mixed: false,
         });
         self.conns.len() - 1
@@ -865,6 +871,8 @@ impl Oracle {
         own.turn = self.turns;
         let life = self.beyond.life();
         own.is_mixed |= own.life.replace(life).is_some_and(|before| before != life);
+        // KCP holds the answers of the second for what the first has said.
+        own.is_mixed |= own.was_refused && own.opened_in != life;
     }
 
     /// The match that a conversation has joined.
@@ -952,7 +960,10 @@ impl Oracle {
                 conn,
                 fault: *fault,
             }),
-            ClientEvent::Refused(code) => self.refused(conn, *code),
+            ClientEvent::Refused(code) => {
+                self.conns[conn].was_refused = true;
+                self.refused(conn, *code)
+            }
             ClientEvent::Joined { seat, others, seed } => self.joined(conn, *seat, others, *seed),
             ClientEvent::Started {
                 unix_seconds, next, ..

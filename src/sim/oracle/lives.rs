@@ -367,9 +367,13 @@ impl Oracle {
                     if let Some(lost) = lost.filter(|_| !may_be_lost && !known.lives.is_gone) {
                         return Err(known.broken(format!("it is lost: {}", lost.lack)));
                     }
+                    let has_ended = known.over_since.is_some();
                     let lives = &mut known.lives;
-                    if promise.as_ref().is_some_and(|p| p.over) && end.partial {
-                        lives.written = promise.clone();
+                    if has_ended && end.partial {
+                        // A start passes over what was written of it, also if the word of its
+                        // end went down with a sync that failed.
+                        let promise = promise.filter(|promise| promise.over);
+                        lives.written.clone_from(&promise);
                         lives.synced = promise;
                     } else if promise.is_some() && !may_be_lost && !lives.is_gone {
                         return Err(known.broken("nothing is left of it"));

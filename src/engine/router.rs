@@ -144,13 +144,15 @@ impl Server {
     ) {
         let found = self.admit(now, player, id, token, watch);
         let answer = match found {
-            Ok((room, Claim::Watch(..))) => {
-                Downlink::Welcome(self.rooms[room].room.watch_welcome())
-            }
-            Ok((room, _)) if self.sessions[key].version == Version::V2 => {
+            Ok((room, claim)) if self.sessions[key].version == Version::V2 => {
+                let room = &self.rooms[room].room;
+                let welcome = match claim {
+                    Claim::Seat(_) => room.welcome(),
+                    Claim::Watch(..) => room.watch_welcome(),
+                };
                 Downlink::Welcome(Welcome {
                     pass: Some(self.pass_of(key)),
-                    ..self.rooms[room].room.welcome()
+                    ..welcome
                 })
             }
             Ok(_) => Downlink::Connect(ConnectCode::Ok),

@@ -820,8 +820,10 @@ impl Client {
     fn knock_due(&self) -> Option<Time> {
         let knocker = self.knocker.as_ref();
         let knocker = knocker.filter(|_| self.state != ClientState::Closed)?;
+        // To a spectator nothing is shown yet of a match that is younger than its delay.
+        let shown = self.plays() || self.frame_expected > Some(0);
         let awaited = match self.state {
-            ClientState::Playing => Some(self.heard_at),
+            ClientState::Playing if shown => Some(self.heard_at),
             _ => self.owed_since,
         };
         Some(knocker.due(self.heard_at, awaited, self.rtt().unwrap_or_default()))

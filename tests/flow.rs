@@ -902,3 +902,21 @@ fn a_stopping_server_closes_everybody_and_takes_nothing_new() {
     }
     assert!(!world.server.has_outstanding());
 }
+
+#[test]
+fn who_ends_the_match_by_leaving_for_another_seat_is_told_of_the_end() {
+    let (mut world, peers) = World::started(&[1, 2]);
+    world.say(peers[1], &Uplink::Result { winner: 1 });
+    world.run_ms(100);
+    for peer in &peers {
+        world.take(*peer);
+    }
+    // The only one online who has no result yet leaves.
+    world.connect(peers[0], 2);
+    world.run_ms(500);
+    assert_eq!(world.room().phase, Phase::Over(OverReason::Results));
+    for peer in peers {
+        let said = world.take(peer);
+        assert_eq!(said.last(), Some(&Said::Close), "{said:?}");
+    }
+}

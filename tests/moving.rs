@@ -16,8 +16,9 @@ use lockstep_server::engine::id::{Conv, MatchId, PlayerId};
 use lockstep_server::engine::server::Server;
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
+use lockstep_server::engine::view::RoomSpec;
 use lockstep_server::engine::wire::frame::Command;
-use lockstep_server::engine::wire::message::{Downlink, Uplink, Version, Welcome};
+use lockstep_server::engine::wire::message::{Downlink, Uplink, Version, WatchFrom, Welcome};
 use lockstep_server::engine::wire::packet::Packet;
 use lockstep_server::engine::wire::signal::{
     Pass, SIGNAL_BYTES, SessionId, SessionSecret, Signal, SignalKind,
@@ -82,8 +83,12 @@ impl Rig {
     }
 
     fn with_room(members: &[u64]) -> Rig {
+        Rig::with(spec(members))
+    }
+
+    fn with(spec: RoomSpec) -> Rig {
         let mut server = Server::new(Config::default(), secrets(), WALL * 1_000_000);
-        server.create_room(Time::ZERO, spec(members)).unwrap();
+        server.create_room(Time::ZERO, spec).unwrap();
         Rig {
             server,
             now: Time::ZERO,
@@ -94,10 +99,37 @@ impl Rig {
         }
     }
 
+    /// A match in play of two, and one who watches it so many frames late.
+    fn watched(delay: u32) -> (Rig, usize) {
+        let mut rig = Rig::with(RoomSpec {
+            watchers_max: Some(1),
+            watch_delay: Some(delay),
+            ..spec(&[1, 2])
+        });
+        for number in [1, 2] {
+            rig.enter(number, u64::from(number), Version::V2);
+        }
+        rig.run(300);
+        let fan = rig.enter_to_watch(3);
+        rig.run(300);
+        assert_eq!(rig.players[fan].client.state(), ClientState::Playing);
+        (rig, fan)
+    }
+
     fn enter(&mut self, port: u16, player: u64, version: Version) -> usize {
         let mut config = ClientConfig::new(PlayerId(player), ROOM);
-        config.conv = Conv(u32::from(port) + 70);
         config.version = version;
+        self.enter_with(port, config)
+    }
+
+    fn enter_to_watch(&mut self, port: u16) -> usize {
+        let mut config = ClientConfig::new(PlayerId(900), ROOM);
+        config.watch = Some(WatchFrom::Start);
+        self.enter_with(port, config)
+    }
+
+    fn enter_with(&mut self, port: u16, mut config: ClientConfig) -> usize {
+        config.conv = Conv(u32::from(port) + 70);
         config.heartbeat_every = None;
         let mut client = Client::new(self.now, config);
         client.join();
@@ -414,6 +446,51 @@ fn knocks_of_a_client_that_nobody_answers_become_rare() {
     rig.run(500 + 60_000);
     let knocks = rig.said(0, SignalKind::Knock).len();
     assert!((30..=36).contains(&knocks), "{knocks} in a minute");
+}
+
+// --- Spectators ---------------------------------------------------------------------------
+
+#[test]
+fn a_spectator_is_followed_as_a_player_is() {
+    let (mut rig, fan) = Rig::watched(0);
+    rig.play(1000);
+    rig.players[fan].addr = addr(100);
+    rig.play(3000);
+    assert_eq!(rig.moves, [(addr(3), addr(100))]);
+    rig.assert_uninterrupted();
+}
+
+#[test]
+fn a_spectator_learns_that_its_session_is_gone() {
+    let (mut rig, fan) = Rig::watched(0);
+    rig.players[fan].mute = true;
+    rig.run(16_000);
+    assert_eq!(rig.server.room(ROOM).unwrap().watchers, 0);
+    rig.players[fan].mute = false;
+    rig.run(2500);
+    assert!(rig.players[fan].was_told(&ClientEvent::Reset));
+}
+
+#[test]
+fn a_spectator_learns_that_another_client_has_its_place() {
+    let (mut rig, fan) = Rig::watched(0);
+    let other = rig.enter_to_watch(4);
+    rig.play(3000);
+    assert!(rig.players[fan].was_told(&ClientEvent::Replaced));
+    assert_eq!(rig.players[other].client.state(), ClientState::Playing);
+    assert!(rig.said(other, SignalKind::Knock).is_empty());
+}
+
+#[test]
+fn a_spectator_who_is_shown_nothing_yet_has_no_reason_to_knock() {
+    let (mut rig, fan) = Rig::watched(300);
+    rig.play(8000);
+    assert!(rig.players[fan].frames.is_empty());
+    assert!(rig.said(fan, SignalKind::Knock).is_empty());
+    rig.players[fan].addr = addr(100);
+    rig.play(8000);
+    assert_eq!(rig.moves, [(addr(3), addr(100))]);
+    assert!(rig.players[fan].frames.len() > 100);
 }
 
 // --- What is at the new address ------------------------------------------------------------

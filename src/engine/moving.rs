@@ -17,9 +17,11 @@ use super::time::Time;
 use super::wire::signal::{Pass, SessionId, Signal, SignalKind};
 
 impl Server {
-    /// Whether a session of this name exists.
-    pub fn knows(&self, session: SessionId) -> bool {
-        self.passes.find(session).is_some()
+    /// Whether a session of this name holds a seat, or watches: a client that knocks for it is not told
+    /// that it is gone.
+    pub fn has_place(&self, session: SessionId) -> bool {
+        let key = self.passes.find(session);
+        key.is_some_and(|key| matches!(self.sessions[key].place, Place::Holds(..)))
     }
 
     /// The pass of a session, which gets one with its first answer of version 2.

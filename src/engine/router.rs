@@ -144,13 +144,15 @@ impl Server {
     ) {
         let found = self.admit(now, player, id, token, watch);
         let answer = match found {
-            Ok((room, Claim::Watch(..))) => {
-                Downlink::Welcome(self.rooms[room].room.watch_welcome())
-            }
-            Ok((room, _)) if self.sessions[key].version == Version::V2 => {
+            Ok((room, claim)) if self.sessions[key].version == Version::V2 => {
+                let room = &self.rooms[room].room;
+                let welcome = match claim {
+                    Claim::Seat(_) => room.welcome(),
+                    Claim::Watch(..) => room.watch_welcome(),
+                };
                 Downlink::Welcome(Welcome {
                     pass: Some(self.pass_of(key)),
-                    ..self.rooms[room].room.welcome()
+                    ..welcome
                 })
             }
             Ok(_) => Downlink::Connect(ConnectCode::Ok),
@@ -162,7 +164,10 @@ impl Server {
                 self.leave_other_place(now, key, room, claim);
                 let match_id = self.rooms[room].room.match_id();
                 self.sessions[key].place = Place::Claims(room, match_id, claim);
-                if self.sessions[key].link().is_proved() {
+                if self.rooms[room].room.is_over() {
+                    // Its own leaving has ended the match.
+                    self.turn_away(now, key);
+                } else if self.sessions[key].link().is_proved() {
                     self.take_place(now, key, room, claim);
                 }
             }
@@ -335,7 +340,7 @@ impl Server {
 
     /// Lets go of a session that finds no place any more where it was let in, or has lost it.
     fn turn_away(&mut self, now: Time, key: SessionKey) {
-        self.sessions[key].place = Place::None;
+        self.sessions[key].lose_place(now);
         if !matches!(self.sessions[key].rival, Rival::Candidate { .. }) {
             self.enter_guests(key);
         }
@@ -649,6 +654,7 @@ mod tests {
     use crate::engine::config::{Config, Secrets};
     use crate::engine::transmit::Transmits;
     use crate::engine::view::{Phase, RoomSpec};
+    use crate::limits::SEATLESS_LIFE;
 
     /// A server that contains panics, and one player in each of two rooms.
     struct Rig {
@@ -710,8 +716,13 @@ mod tests {
         }
 
         fn run(&mut self, ms: u64) {
-            for _ in 0..ms {
-                self.now = self.now + Duration::from_millis(1);
+            self.run_by(1, ms);
+        }
+
+        /// Runs so many steps of so many milliseconds.
+        fn run_by(&mut self, ms: u64, steps: u64) {
+            for _ in 0..steps {
+                self.now = self.now + Duration::from_millis(ms);
                 let (now, mut batch) = (self.now, Transmits::default());
                 for (addr, client) in &mut self.clients {
                     client.handle_timeout(now);
@@ -795,6 +806,9 @@ mod tests {
         let addr = SocketAddr::from(([127, 0, 0, 1], 1009));
         rig.clients.push((addr, client));
         rig.run(500);
+        // Longer than a session may be without a place.
+        let steps = u64::try_from(SEATLESS_LIFE.as_millis() / 10).unwrap();
+        rig.run_by(10, steps + 100);
         assert_eq!(rig.server.room(RoomId(1)).unwrap().watchers, 1);
         let (key, now) = (rig.key(1), rig.now);
         rig.server

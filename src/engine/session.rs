@@ -118,7 +118,8 @@ pub(super) struct Session {
     /// Its packets; taken out while they are read.
     pub(super) reader: PacketReader,
     link: Link,
-    opened_at: Time,
+    /// Since when it may be without a place: its beginning, or the loss of one.
+    seatless_since: Time,
     /// The last sign of life.
     heard_at: Time,
     /// The last time that something was acknowledged, or that nothing was outstanding.
@@ -188,7 +189,7 @@ impl Session {
             budget: Budget::new(now),
             reader: PacketReader::default(),
             link,
-            opened_at: now,
+            seatless_since: now,
             heard_at: now,
             progress_at: now,
             probed_at: None,
@@ -305,7 +306,7 @@ impl Session {
     fn seat_by(&self) -> Option<Time> {
         match self.place {
             Place::Holds(..) => None,
-            Place::None | Place::Claims(..) => Some(self.opened_at + SEATLESS_LIFE),
+            Place::None | Place::Claims(..) => Some(self.seatless_since + SEATLESS_LIFE),
         }
     }
 
@@ -472,6 +473,12 @@ impl Session {
     pub(super) fn watch(&mut self, now: Time) {
         self.watched_since = now;
         self.offline = false;
+    }
+
+    /// It has no place any more, through no fault of its own, and has to be told so first.
+    pub(super) fn lose_place(&mut self, now: Time) {
+        self.place = Place::None;
+        self.seatless_since = now;
     }
 
     /// Its peer has shown that it is at another address now, which is a sign of life and ends every

@@ -62,7 +62,9 @@ impl World {
         if signal.kind == SignalKind::Reset {
             own.signals.reset = true;
             let conn = own.conn;
-            if own.signals.seated && self.server.knows(signal.session) {
+            // A client that moved before its proof repeats its Connect from there, and may have its
+            // seat by another session than the one it knows. Of that one it is told that it is gone.
+            if own.signals.seated && self.server.has_place(signal.session) {
                 return Err(Violation::WrongReset { conn });
             }
         }

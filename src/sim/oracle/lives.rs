@@ -60,6 +60,9 @@ pub(super) struct Lives {
     is_unsure: bool,
     /// It is to be written once more.
     is_written_anew: bool,
+    /// A start has cut something of it, and has written nothing of it since: the next start finds
+    /// the same damage.
+    is_cut: bool,
     tails: Vec<Tail>,
     /// It was not restored: nothing of it may come again.
     is_gone: bool,
@@ -197,6 +200,7 @@ impl Oracle {
         } = self;
         beyond.active.retain(|of| {
             let known = &mut matches[*of];
+            known.lives.is_cut = false;
             let promise = known.promise();
             let is_again = std::mem::take(&mut known.lives.is_written_anew);
             if is_again || known.lives.written.as_ref() != Some(&promise) {
@@ -230,6 +234,11 @@ impl Oracle {
             let lives = &mut self.matches[of].lives;
             lives.is_unsure |= promise.over;
             lives.is_written_anew = true;
+            if promise.over {
+                // A start reads from where the matches in memory begin. What was synced of this one
+                // may stand before, and its end was in what is lost.
+                lives.synced = None;
+            }
         }
         // Each match in memory is written once more from its creation on, and until that is done and
         // synced a crash may leave a part of it, which replaces what was there before.
@@ -432,6 +441,7 @@ impl Oracle {
             *acked &= result.is_some();
         }
         lives.is_unsure = false;
+        lives.is_cut = room.cut.is_some();
         lives.written = Some(promise.clone());
         lives.synced = Some(promise).filter(|_| end.is_synced);
         self.newest.insert(known.room, of);
@@ -526,7 +536,7 @@ impl MatchRecord {
         {
             return Err(self.broken("its start is another"));
         }
-        if room.cut.is_some() && !end.power {
+        if room.cut.is_some() && !end.power && !self.lives.is_cut {
             return Err(self.broken("something was cut though no power cut was there"));
         }
         if !end.may_lose && !self.lives.is_unsure {

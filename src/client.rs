@@ -389,6 +389,8 @@ pub struct Client {
     knocker: Option<Knocker>,
     /// What a client that comes back has to say is said, without a wait for answers.
     said_all: bool,
+    /// It was, in this conversation.
+    spoke_ahead: bool,
     dropped: u64,
 }
 
@@ -427,6 +429,7 @@ impl Client {
             owed_since: None,
             knocker: None,
             said_all: false,
+            spoke_ahead: false,
             dropped: 0,
         };
         client.say_connect();
@@ -769,6 +772,7 @@ impl Client {
             .held
             .filter(|_| asked && self.wishes.join && self.wishes.ready);
         self.said_all = held.is_some();
+        self.spoke_ahead = self.said_all;
         if let Some(held) = held {
             self.say(&Uplink::JoinRoom);
             self.say(&Uplink::Resume(held));
@@ -916,6 +920,12 @@ impl Client {
             Err(_) => return self.fault(ClientFault::Malformed { id }),
         };
         if self.state < earliest(&message) {
+            if self.spoke_ahead {
+                // The server forgot the session that had refused it, and lets it in now: KCP takes
+                // the new Welcome for the refusal, and hands out only what follows. It asks again.
+                self.dropped += 1;
+                return;
+            }
             return self.fault(ClientFault::OutOfPlace { id });
         }
         match message {

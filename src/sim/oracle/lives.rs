@@ -381,7 +381,7 @@ impl Oracle {
                     if has_ended && end.partial {
                         // A start passes over what was written of it, also if the word of its
                         // end went down with a sync that failed.
-                        let promise = promise.filter(|promise| promise.over);
+                        let promise = promise.filter(|promise| promise.over && !may_be_lost);
                         lives.written.clone_from(&promise);
                         lives.synced = promise;
                     } else if promise.is_some() && !may_be_lost && !lives.is_gone {

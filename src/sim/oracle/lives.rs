@@ -536,7 +536,7 @@ impl MatchRecord {
         {
             return Err(self.broken("its start is another"));
         }
-        if room.cut.is_some() && !end.power && !self.lives.is_cut {
+        if room.cut.is_some() && !end.power && !end.may_lose && !self.lives.is_cut {
             return Err(self.broken("something was cut though no power cut was there"));
         }
         if !end.may_lose && !self.lives.is_unsure {

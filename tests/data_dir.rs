@@ -15,6 +15,7 @@ use lockstep_server::engine::id::{Conv, PlayerId, RoomId};
 use lockstep_server::engine::time::Time;
 use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::wire::frame::{Command as Input, Frame};
+use lockstep_server::journal::record::FIRST_RECORD;
 use lockstep_server::limits::DATAGRAM_MAX;
 use real::{PATIENCE, RealServer};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
@@ -194,6 +195,37 @@ fn a_directory_belongs_to_one_server() {
     );
     drop(server);
     dir.server(&[]);
+}
+
+#[test]
+fn what_an_idle_server_has_missed_is_written_though_nobody_asks_it_for_anything() {
+    let dir = Dir::new("idle");
+    let server = dir.server(&[]);
+    let limit = |bytes: Option<u64>| {
+        let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(pid, Resource::Fsize, limit).unwrap();
+    };
+    // Nothing can be written, and the next segment is there already.
+    while segments(&dir.0) < 2 * FIRST_RECORD as u64 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    limit(Some(10));
+    server.create_room(1, &[1]);
+    limit(None);
+    let holds_a_record = || {
+        let entries = std::fs::read_dir(&dir.0).unwrap();
+        let lens = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+        lens.max() > Some(FIRST_RECORD as u64)
+    };
+    let began = Instant::now();
+    while !holds_a_record() {
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody wakes it");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]

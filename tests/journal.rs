@@ -1020,3 +1020,113 @@ fn a_directory_that_is_gone_is_told_and_the_open_segment_goes_on() {
     wait_until(&woken, || journal.health().trouble.is_none());
     assert!(Path::new(&dir.0).exists());
 }
+
+#[test]
+fn a_new_copy_that_was_cut_off_takes_the_place_of_nothing() {
+    let mut paper = Paper::new(1, true);
+    let mut old = begin(&mut paper, A);
+    for id in 0..5 {
+        paper.frame(&mut old, id);
+    }
+    let mut ended = begin(&mut paper, B);
+    paper.frame(&mut ended, 0);
+    paper.write(&mut ended, &over(1));
+    let before = read(&[&paper.bytes]);
+    // Everything is written anew, and the server is killed at each record of it.
+    let mut copy = Paper::new(2, true);
+    begin(&mut copy, B);
+    let mut new = Pen::new(A);
+    copy.write(&mut new, &created(A.0));
+    copy.write(&mut new, &STARTED);
+    for id in 0..4 {
+        copy.frame(&mut new, id);
+        let restored = read(&[&paper.bytes, &copy.bytes]);
+        assert_eq!(restored.rooms, before.rooms);
+        assert_eq!(restored.finished[0].frames, 1);
+    }
+    // The next one goes on from the old copy, and is killed, too.
+    let cut = copy.bytes.len();
+    copy.write(&mut old, &resumed(5));
+    copy.frame(&mut old, 5);
+    let room = &read(&[&paper.bytes, &copy.bytes]).rooms[0];
+    assert_eq!((room.head, room.next_seq), (6, old.next()));
+    let all: Vec<_> = (0..6).map(frame_bytes).collect();
+    assert_eq!(room.frames, all.concat());
+    // Once the new copy says as much, it counts.
+    copy.bytes.truncate(cut);
+    copy.frame(&mut new, 4);
+    let room = &read(&[&paper.bytes, &copy.bytes]).rooms[0];
+    assert_eq!((room.head, room.first_segment), (5, 2));
+    copy.frame(&mut new, 5);
+    let room = &read(&[&paper.bytes, &copy.bytes]).rooms[0];
+    assert_eq!((room.head, room.first_segment), (6, 2));
+    // Damage in it is no reason to go on from before it.
+    copy.mark(2, copy.bytes.len());
+    let mut broken = copy.bytes.clone();
+    broken[cut + 26] ^= 1;
+    let restored = read(&[&paper.bytes, &broken]);
+    assert_eq!((restored.rooms.len(), restored.lost.len()), (0, 1));
+}
+
+#[test]
+fn what_is_not_on_the_disk_yet_frees_no_older_segment() {
+    let dir = Dir::new("needed-later");
+    let options = dir.options(Fsync::Interval(Duration::from_secs(3600)));
+    let (mut journal, _, _) = open(options.clone());
+    let batch = batch_of(&journal, &mut [Pen::new(A)], 5);
+    journal.append(batch.bytes()).unwrap();
+    drop(journal);
+    let (mut journal, restored, woken) = open(options);
+    assert_eq!(restored.rooms.len(), 1);
+    let batch = batch_of(&journal, &mut [Pen::new(A)], 6);
+    journal.append(batch.bytes()).unwrap();
+    journal.keep_from(journal.segment());
+    let _ = woken.recv_timeout(Duration::from_millis(200));
+    assert!(!dir.0.join("needed").exists());
+    drop(journal);
+    assert_eq!(fs::read_to_string(dir.0.join("needed")).unwrap(), "2\n");
+}
+
+#[test]
+fn a_word_of_segments_that_were_taken_away_hides_no_new_one() {
+    let dir = Dir::new("needed-gone");
+    fs::create_dir(&dir.0).unwrap();
+    fs::write(dir.0.join("needed"), "50\n").unwrap();
+    let (mut journal, _, _) = open(dir.options(Fsync::Never));
+    let batch = batch_of(&journal, &mut [Pen::new(A)], 5);
+    journal.append(batch.bytes()).unwrap();
+    drop(journal);
+    let (_, restored, _) = open(dir.options(Fsync::Never));
+    assert_eq!(restored.rooms.len(), 1);
+}
+
+#[test]
+fn the_last_number_is_an_error_and_no_panic() {
+    let dir = Dir::new("last-number");
+    fs::create_dir(&dir.0).unwrap();
+    fs::write(dir.0.join(format!("journal-{}.lkj", u64::MAX)), "").unwrap();
+    let error = Journal::open(dir.options(Fsync::Never), || ()).unwrap_err();
+    assert!(error.to_string().contains("no number is left"), "{error}");
+}
+
+#[test]
+fn going_back_to_any_frame_keeps_all_before_it() {
+    let mut paper = Paper::new(1, true);
+    let mut pen = begin(&mut paper, A);
+    let count = 3000;
+    for id in 0..count {
+        paper.frame(&mut pen, id);
+    }
+    let one = paper.bytes;
+    for head in (0..count).rev().step_by(7) {
+        let (mut paper, mut pen) = (Paper::new(2, true), pen);
+        let mut all: Vec<_> = (0..head).map(frame_bytes).collect();
+        paper.write(&mut pen, &resumed(head));
+        paper.frame(&mut pen, count);
+        paper.write(&mut pen, &resumed(head));
+        paper.frame(&mut pen, count + 1);
+        all.push(frame_bytes(count + 1));
+        let restored = read(&[&one, &paper.bytes]);
+        assert_eq!(restored.rooms[0].frames, all.concat());
+    }
+}

@@ -258,7 +258,8 @@ impl EventLoop {
             "asked to stop: {} rooms stay in the journal",
             counters.rooms
         );
-        if let Some(recorder) = self.recorder.take() {
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.write_rest(now, &mut self.server);
             let (held, is_whole) = recorder.finish();
             for outgoing in held {
                 self.outgoing = outgoing;
@@ -288,7 +289,9 @@ impl EventLoop {
                 self.rest(due);
             }
             let due = due.map(|due| floor_ms(due.since(self.clock.now())));
-            due.into_iter().chain(self.signals.patience()).min()
+            let patience = self.recorder.as_ref().and_then(Recorder::patience);
+            let patience = patience.into_iter().chain(self.signals.patience());
+            due.into_iter().chain(patience).min()
         };
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),

@@ -210,6 +210,8 @@ struct State {
     batch: u64,
     retired: Vec<Retired>,
     keep_from: u64,
+    /// What is to be kept once this batch is on the disk.
+    keep_next: Option<(u64, u64)>,
     stop: bool,
     // What the thread says.
     next: Option<Segment>,
@@ -238,6 +240,7 @@ impl Shared {
             batch: 0,
             retired: Vec::new(),
             keep_from: 0,
+            keep_next: None,
             stop: false,
             next: None,
             synced_batch: 0,
@@ -442,9 +445,10 @@ impl Journal {
     }
 
     /// Lets only segments before this one be deleted: the first that holds a record of a running
-    /// match. Until it is called nothing is deleted.
+    /// match. Until it is called nothing is deleted. It counts once all that was appended before is
+    /// on the disk: what took the place of older records must not be lost with them.
     pub fn keep_from(&self, segment: u64) {
-        self.shared.lock().keep_from = segment;
+        self.shared.lock().keep_next = Some((self.batch, segment));
     }
 
     /// How the journal is.
@@ -454,6 +458,22 @@ impl Journal {
             trouble: state.down.clone().or_else(|| state.impaired.clone()),
             bytes: state.kept_bytes + self.current.bytes,
             segments: state.kept_segments + 1,
+        }
+    }
+
+    /// Brings what was written to the disk, unless that is never done, and ends. Returns whether the
+    /// journal holds all that was appended.
+    pub fn finish(mut self) -> bool {
+        self.join();
+        self.shared.lock().down.is_none()
+    }
+
+    fn join(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.news.notify_one();
+        if let Some(keeper) = self.keeper.take() {
+            // If it has panicked there is nothing to wait for.
+            let _ = keeper.join();
         }
     }
 
@@ -487,12 +507,7 @@ impl Journal {
 impl Drop for Journal {
     /// Syncs what was written, unless that is never done.
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.news.notify_one();
-        if let Some(keeper) = self.keeper.take() {
-            // If it has panicked there is nothing to wait for.
-            let _ = keeper.join();
-        }
+        self.join();
     }
 }
 
@@ -595,6 +610,7 @@ impl Keeper {
                 batch: state.batch,
             });
         }
+        self.note_kept(state);
         if state.stop {
             return None;
         }
@@ -609,6 +625,15 @@ impl Keeper {
             });
         }
         None
+    }
+
+    /// Takes over from where on segments are needed, if the disk has all that this follows from.
+    fn note_kept(&self, state: &mut State) {
+        let synced = state.synced_batch;
+        let is_safe = |batch| self.options.fsync == Fsync::Never || batch <= synced;
+        if let Some((_, segment)) = state.keep_next.take_if(|(batch, _)| is_safe(*batch)) {
+            state.keep_from = segment;
+        }
     }
 
     fn is_sync_wanted(&self, state: &State) -> bool {
@@ -744,7 +769,9 @@ impl Keeper {
     /// Makes the next segment, with its header.
     fn make_segment(&mut self) -> io::Result<Segment> {
         // A number that failed is not used again: something may be there.
-        self.number += 1;
+        let next = self.number.checked_add(1);
+        self.number =
+            next.ok_or_else(|| io::Error::other("no number is left for a new segment"))?;
         let path = self.path(self.number);
         let made = self.write_segment(&path);
         if made.is_err() {
@@ -830,7 +857,13 @@ fn read_all(dir: &Path, fsync: Fsync) -> Result<(Restored, Vec<Kept>, u64), Open
     numbers.sort_unstable();
     let needed = fs::read_to_string(dir.join(NEEDED)).ok();
     let needed = needed.and_then(|text| text.trim().parse::<u64>().ok());
-    let needed = needed.unwrap_or(0);
+    // A later one is of segments that somebody has taken away: new ones would count as not needed.
+    let newest = numbers.last().copied().unwrap_or(0);
+    if needed.is_some_and(|needed| needed > newest.saturating_add(1)) {
+        let path = dir.join(NEEDED);
+        fs::remove_file(&path).map_err(|error| failed(&path, error))?;
+    }
+    let needed = needed.filter(|needed| *needed <= newest).unwrap_or(0);
     let mut restore = Restore::default();
     let mut bytes = Vec::new();
     for number in numbers.iter().filter(|number| **number >= needed) {
@@ -859,7 +892,7 @@ fn read_all(dir: &Path, fsync: Fsync) -> Result<(Restored, Vec<Kept>, u64), Open
         }
         kept.extend(cut);
     }
-    Ok((restored, kept, numbers.last().copied().unwrap_or(0)))
+    Ok((restored, kept, newest))
 }
 
 fn failed(path: &Path, source: io::Error) -> OpenError {

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::server::Server;
 use crate::engine::time::Time;
@@ -14,7 +15,9 @@ use crate::engine::transmit::Transmits;
 use crate::io::control::Reply;
 use crate::io::journal::{Health, Journal, Missing};
 use crate::io::recordings::{Entry, Recordings};
-use crate::limits::{HELD_BYTES_MAX, JOURNAL_CATCH_UP_BYTES, JOURNAL_TIDY_EVERY};
+use crate::limits::{
+    HELD_BYTES_MAX, JOURNAL_CATCH_UP_BYTES, JOURNAL_RETRY_EVERY, JOURNAL_TIDY_EVERY,
+};
 
 /// Whether the journal takes what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +153,21 @@ impl Recorder {
 
     /// Whether the next turn should follow at once.
     pub fn is_busy(&self) -> bool {
-        self.state == State::CatchingUp
+        // What waited for a disk that fails waits no more.
+        self.state == State::CatchingUp || self.state == State::Down && !self.held.is_empty()
+    }
+
+    /// The longest time after which a journal that is down must be looked at again: it does not always
+    /// say when it can be written, for the next segment may have been made before.
+    pub fn patience(&self) -> Option<Duration> {
+        (self.state == State::Down).then_some(JOURNAL_RETRY_EVERY)
+    }
+
+    /// Writes all that is still missing, if the journal takes it, before the end.
+    pub fn write_rest(&mut self, now: Time, server: &mut Server) {
+        while self.state == State::CatchingUp {
+            self.append(now, server);
+        }
     }
 
     /// Takes what is to leave now, and puts in its place what may: the same, or nothing.
@@ -190,8 +207,8 @@ impl Recorder {
     /// Brings what is written to the disk, unless that is never done, and ends. Returns what
     /// waited, and whether everything is written.
     pub fn finish(mut self) -> (Vec<Outgoing>, bool) {
-        let is_whole = self.state == State::Live;
-        drop(self.journal);
+        let is_live = self.state == State::Live;
+        let is_whole = self.journal.finish() && is_live;
         let held = self.held.drain(..).map(|(_, outgoing)| outgoing).collect();
         (held, is_whole)
     }

@@ -8,6 +8,9 @@
 //! - Its records count up from 1. `Created` begins the match anew, and `Resumed` voids what stands
 //!   under its own number and later ones; both are written after a failure, when nobody knows how
 //!   much of the last batch is in the file. Any other number that is not the next one shows a gap.
+//! - What was there before a `Created` in the middle is set aside, and dropped once the new copy
+//!   says as much. If that copy was cut off before, by a crash while everything was written anew,
+//!   the match is as it was set aside, and the `Resumed` that follows then counts on from there.
 //! - A gap, or a record that cannot follow, stops the restore of the match, and of it alone, until
 //!   one of those two heals it.
 //! - Damage whose owner is unknown is under suspicion to be the end of each match that was not over
@@ -153,6 +156,9 @@ impl fmt::Display for Why {
 
 // --- One match ----------------------------------------------------------------------------
 
+/// Bytes of frames of a match of which one is found without a look at those before.
+const STEP_BYTES: usize = 4096;
+
 /// A match as its records have made it so far.
 #[derive(Debug)]
 struct Match {
@@ -160,6 +166,8 @@ struct Match {
     started_unix: Option<i64>,
     head: FrameId,
     frames: Vec<u8>,
+    /// Some of them, and where they begin.
+    steps: Vec<(FrameId, usize)>,
     joined: Vec<bool>,
     results: Vec<Option<u64>>,
     over: Option<(OverReason, FrameId)>,
@@ -179,6 +187,8 @@ struct Match {
     last_segment: u64,
     /// What stops it, and where damage that explains it can begin.
     lack: Option<Lack>,
+    /// How it stood before it was begun anew, until this copy says as much.
+    before: Option<Box<Match>>,
 }
 
 impl Match {
@@ -188,6 +198,7 @@ impl Match {
             started_unix: None,
             head: 0,
             frames: Vec::new(),
+            steps: Vec::new(),
             joined: Vec::new(),
             results: Vec::new(),
             over: None,
@@ -200,12 +211,72 @@ impl Match {
             last: Place::default(),
             last_segment: place.segment,
             lack: None,
+            before: None,
         }
     }
 
     /// Takes a record in.
     fn take(&mut self, entry: Entry<'_>) {
         self.last_segment = entry.place.segment;
+        self.set_aside_or_back(&entry);
+        self.take_in(entry);
+        if self
+            .before
+            .as_ref()
+            .is_some_and(|old| self.says_as_much(old))
+        {
+            self.before = None;
+        }
+    }
+
+    /// Sets the match aside if this record begins it anew, and takes it back if the record goes on
+    /// from there.
+    fn set_aside_or_back(&mut self, entry: &Entry<'_>) {
+        let last_segment = self.last_segment;
+        match &entry.record {
+            Record::Created(_) if entry.seq == 1 => {
+                self.go_back();
+                if self.created.is_some() && (self.lack.is_none() || self.over.is_some()) {
+                    let old = std::mem::replace(self, Match::new(entry.place));
+                    self.before = Some(Box::new(old));
+                }
+            }
+            Record::Resumed(resumed) => {
+                let is_of = |old: &Match| entry.seq == old.next && resumed.head == old.head;
+                let is_beyond = entry.seq > self.next || resumed.head > self.head;
+                if is_beyond && self.before.as_deref().is_some_and(is_of) {
+                    self.go_back();
+                }
+            }
+            _ => {}
+        }
+        self.last_segment = last_segment;
+    }
+
+    /// If it was begun anew and this copy does not say as much, it is as it was before.
+    fn go_back(&mut self) {
+        if let Some(old) = self.before.take() {
+            *self = *old;
+        }
+    }
+
+    /// Whether nothing is lost if this copy takes the place of the older one.
+    fn says_as_much(&self, old: &Match) -> bool {
+        if self.over.is_some() {
+            return true;
+        }
+        let holds = |new: bool, old: bool| new || !old;
+        let mut joined = self.joined.iter().zip(&old.joined);
+        let mut results = self.results.iter().zip(&old.results);
+        old.over.is_none()
+            && (self.head > old.head
+                || self.head == old.head
+                    && holds(self.started_unix.is_some(), old.started_unix.is_some())
+                    && joined.all(|(new, old)| holds(*new, *old))
+                    && results.all(|(new, old)| holds(new.is_some(), old.is_some())))
+    }
+
+    fn take_in(&mut self, entry: Entry<'_>) {
         let heals = match &entry.record {
             Record::Created(_) => entry.seq == 1,
             Record::Resumed(_) => entry.seq <= self.next && self.created.is_some(),
@@ -275,6 +346,7 @@ impl Match {
         if let Record::Created(created) = record {
             let seats = created.members.len();
             *self = Match {
+                before: self.before.take(),
                 created: Some(created),
                 joined: vec![false; seats],
                 results: vec![None; seats],
@@ -291,6 +363,10 @@ impl Match {
             Record::Joined { seat, .. } => *self.joined.get_mut(seat.index())? = true,
             Record::Started { unix_seconds } if !plays => self.started_unix = Some(unix_seconds),
             Record::Frame(frame) if plays && frame.id() >= self.head && frame.id() < max_frames => {
+                let (at, last) = (self.frames.len(), self.steps.last());
+                if at >= last.map_or(0, |(_, at)| *at) + STEP_BYTES {
+                    self.steps.push((frame.id(), at));
+                }
                 self.frames.extend_from_slice(frame.bytes());
                 self.head = frame.id() + 1;
             }
@@ -325,8 +401,12 @@ impl Match {
             *all.get_mut(seat.index())? = Some(winner);
         }
         if head < self.head {
-            let kept = frames_before(&self.frames, head);
-            self.frames.truncate(kept);
+            // A file may say this again and again, so not all of them are looked at.
+            let kept = self.steps.partition_point(|(id, _)| *id < head);
+            self.steps.truncate(kept);
+            let from = self.steps.last().map_or(0, |(_, at)| *at);
+            let rest = self.frames.get(from..).unwrap_or_default();
+            self.frames.truncate(from + frames_before(rest, head));
         }
         self.head = head;
         self.started_unix = started_unix;
@@ -341,6 +421,13 @@ impl Match {
         }
         Some(())
     }
+}
+
+/// Those of these places that are behind the one and not behind the other.
+fn between(places: &[Place], after: Place, to: Place) -> &[Place] {
+    let from = places.partition_point(|place| *place <= after);
+    let rest = &places[from..];
+    &rest[..rest.partition_point(|place| *place <= to)]
 }
 
 /// Bytes of the frames before this one.
@@ -364,6 +451,12 @@ pub struct Restore {
     matches: BTreeMap<MatchId, Match>,
     /// Where records were lost, in the order of the journal, and whose if that is known.
     spots: Vec<(Place, Option<MatchId>)>,
+    /// Where the first is; the places of each owner; those without one; and those of them that were
+    /// on the disk for sure. Made of `spots` in the end.
+    first_spot: Option<Place>,
+    owned: BTreeMap<MatchId, Vec<Place>>,
+    strays: Vec<Place>,
+    strays_synced: Vec<Place>,
     /// How far each segment that has marks was on the disk for sure.
     synced: BTreeMap<u64, u64>,
     /// Where each segment that has marks ends.
@@ -419,7 +512,9 @@ impl Restore {
 
     /// Bytes of frames that it holds so far.
     pub fn frame_bytes(&self) -> usize {
-        self.matches.values().map(|of| of.frames.len()).sum()
+        let before = |of: &Match| of.before.as_ref().map_or(0, |old| old.frames.len());
+        let held = |of: &Match| of.frames.len() + before(of);
+        self.matches.values().map(held).sum()
     }
 
     fn whole_up_to(&mut self, end: Place) {
@@ -448,6 +543,7 @@ impl Restore {
         if of.over.is_some() && !self.keeps_finished {
             // Nobody asks a start for the frames of a match that has ended.
             of.frames = Vec::new();
+            of.steps = Vec::new();
         }
     }
 
@@ -475,7 +571,9 @@ impl Restore {
     /// Takes out the matches that have ended and have no record in this segment or a later one, so that
     /// whoever reads a long journal need not hold all of them.
     pub fn take_finished(&mut self, before: u64) -> Vec<FinishedMatch> {
-        let done = |of: &Match| of.over.is_some() && of.last_segment < before;
+        let was_over = |of: &Match| of.before.as_ref().is_some_and(|old| old.over.is_some());
+        let is_over = |of: &Match| of.over.is_some() || was_over(of);
+        let done = |of: &Match| is_over(of) && of.last_segment < before;
         let ids = self.matches.iter().filter(|(_, of)| done(of));
         let ids: Vec<MatchId> = ids.map(|(id, _)| *id).collect();
         let mut taken = Restored::default();
@@ -496,6 +594,8 @@ impl Restore {
             ..Restored::default()
         };
         self.spots.retain(|(place, _)| *place < self.end);
+        self.first_spot = self.spots.first().map(|(place, _)| *place);
+        self.sort_spots();
         self.damage.retain(|damage| damage.place < self.end);
         restored.damage = std::mem::take(&mut self.damage);
         for (id, of) in std::mem::take(&mut self.matches) {
@@ -505,6 +605,15 @@ impl Restore {
     }
 
     fn judge(&self, match_id: MatchId, mut of: Match, restored: &mut Restored) {
+        // Damage of the new copy is no reason to go on from an older one, but an end is an end.
+        let lack = of.lack.as_ref();
+        let is_cut = |lack| self.is_unsynced(match_id, (of.last, of.next), lack);
+        let was_over = of.before.as_ref().is_some_and(|old| old.over.is_some());
+        if was_over || lack.is_none_or(is_cut) {
+            let last_segment = of.last_segment;
+            of.go_back();
+            of.last_segment = last_segment;
+        }
         if of.over.is_none() && of.voided.is_some() {
             // What was to replace its end was torn off. It is over all the same.
             of.over = of.voided;
@@ -579,8 +688,7 @@ impl Restore {
 
     /// Whether the first record of a match is missing, and no damage explains that.
     fn begins_before(&self, lack: &Lack) -> bool {
-        let first_spot = self.spots.first();
-        lack.why == Why::Missing(1) && first_spot.is_none_or(|(spot, _)| *spot > lack.place)
+        lack.why == Why::Missing(1) && self.first_spot.is_none_or(|spot| spot > lack.place)
     }
 
     /// Whether what a match lacks was never on the disk for sure: all that can have held it is
@@ -598,15 +706,14 @@ impl Restore {
         if lack.place >= self.end {
             return true;
         }
-        let mut between = self
-            .spots_from(last)
-            .take_while(|(place, _)| *place <= lack.place)
-            .filter(|(_, owner)| owner.is_none_or(|owner| owner == match_id))
-            .peekable();
+        let own = self.owned.get(&match_id).map_or(&[][..], Vec::as_slice);
+        let own = between(own, last, lack.place);
+        let strays = between(&self.strays, last, lack.place);
+        let strays_synced = between(&self.strays_synced, last, lack.place);
         let mut ends = self.ends.iter();
         let is_open = ends.any(|end| last <= *end && *end <= lack.place && self.may_be_cut(*end));
-        let is_explained = is_open || between.peek().is_some();
-        is_explained && between.all(|(place, _)| !self.is_synced(*place))
+        let is_explained = is_open || !own.is_empty() || !strays.is_empty();
+        is_explained && strays_synced.is_empty() && own.iter().all(|place| !self.is_synced(*place))
     }
 
     /// Whether a power cut may have taken what stood behind the end of this segment: it takes nothing
@@ -619,17 +726,25 @@ impl Restore {
 
     /// Damage without an owner that may have been records of a match whose last is here.
     fn suspected(&self, last: Place) -> Option<Lack> {
-        self.spots_from(last)
-            .find(|(place, owner)| owner.is_none() && self.is_synced(*place))
-            .map(|(place, _)| Lack {
-                place: *place,
-                why: Why::Suspected,
-            })
+        let from = self.strays_synced.partition_point(|place| *place <= last);
+        let why = Why::Suspected;
+        let place = *self.strays_synced.get(from)?;
+        Some(Lack { place, why })
     }
 
-    fn spots_from(&self, last: Place) -> impl Iterator<Item = &(Place, Option<MatchId>)> {
-        let from = self.spots.partition_point(|(place, _)| *place <= last);
-        self.spots[from..].iter()
+    /// Sorts the damage, so that no match has to look at that of all others.
+    fn sort_spots(&mut self) {
+        for (place, owner) in std::mem::take(&mut self.spots) {
+            match owner {
+                Some(owner) => self.owned.entry(owner).or_default().push(place),
+                None => {
+                    self.strays.push(place);
+                    if self.is_synced(place) {
+                        self.strays_synced.push(place);
+                    }
+                }
+            }
+        }
     }
 
     /// Whether a place was on the disk when a mark was written. In a file without marks each

@@ -1000,6 +1000,31 @@ fn what_is_too_old_is_deleted_and_the_rest_stays() {
     wait_until(&woken, || dir.segments()[0] >= segment_name(current));
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_or_no_directory_is_told_and_holds_nobody_up() {
+    let dir = Dir::new("no-file");
+    fs::create_dir(&dir.0).unwrap();
+    let pipe = dir.0.join(segment_name(3));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let refused = Journal::open(dir.options(Fsync::Never), || ()).unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.contains("journal-0000000003.lkj: it is no file"),
+        "{text}"
+    );
+    fs::remove_file(&pipe).unwrap();
+    let file = dir.0.join("file");
+    fs::write(&file, "").unwrap();
+    let options = Options {
+        dir: file,
+        ..dir.options(Fsync::Never)
+    };
+    let text = Journal::open(options, || ()).unwrap_err().to_string();
+    assert!(text.contains("it is no directory"), "{text}");
+}
+
 #[test]
 fn a_directory_that_is_gone_is_told_and_the_open_segment_goes_on() {
     let dir = Dir::new("gone");
@@ -1008,7 +1033,8 @@ fn a_directory_that_is_gone_is_told_and_the_open_segment_goes_on() {
         ..dir.options(Fsync::Never)
     };
     let (mut journal, _, woken) = open(options);
-    fs::remove_dir_all(&dir.0).unwrap();
+    // The thread may be making the next segment in it.
+    while fs::remove_dir_all(&dir.0).is_err() {}
     let mut pens = [Pen::new(A)];
     wait_until(&woken, || {
         let batch = batch_of(&journal, &mut pens, 1);

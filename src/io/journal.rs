@@ -314,6 +314,10 @@ impl Journal {
         wake: impl Fn() + Send + 'static,
     ) -> Result<(Journal, Restored), OpenError> {
         let dir = &options.dir;
+        if fs::metadata(dir).is_ok_and(|data| !data.is_dir()) {
+            let error = io::Error::other("it is no directory; name another one");
+            return Err(failed(dir, error));
+        }
         make_dir(dir).map_err(|error| failed(dir, error))?;
         let lock = take_lock(dir)?;
         let (restored, kept, newest) = read_all(dir, options.fsync)?;
@@ -900,8 +904,12 @@ fn failed(path: &Path, source: io::Error) -> OpenError {
     OpenError::Io { path, source }
 }
 
-fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
     bytes.clear();
+    if !fs::metadata(path)?.is_file() {
+        // A pipe would be waited for without end.
+        return Err(io::Error::other("it is no file; take it away"));
+    }
     File::open(path)?.read_to_end(bytes)?;
     Ok(())
 }

@@ -20,8 +20,8 @@
 //! that is over.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,7 @@ use thiserror::Error;
 
 use crate::engine::id::{FrameId, MatchId, PlayerId, RoomId};
 use crate::engine::view::{OverReason, Phase, Recorded};
+use crate::io::journal::read_into;
 use crate::journal::record::{segment_name, segment_number};
 use crate::journal::restore::{FinishedMatch, Lack, Restore};
 use crate::limits::{
@@ -507,12 +508,6 @@ pub fn segments_in(dir: &Path) -> io::Result<Vec<u64>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
-}
-
-fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
-    bytes.clear();
-    File::open(path)?.read_to_end(bytes)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -50,6 +50,8 @@ pub(super) struct Written {
     is_over: bool,
     /// Whether its seat was taken, and its result, by seat.
     seats: Vec<(bool, Option<u64>)>,
+    /// How often those had changed.
+    changes: u32,
     /// The segment of its first record; 0 if there is none.
     first_segment: u64,
 }
@@ -66,6 +68,7 @@ impl Written {
             head: 0,
             is_over: false,
             seats: Vec::new(),
+            changes: 0,
             first_segment: 0,
         }
     }
@@ -102,6 +105,17 @@ impl Written {
         self.is_over = room.is_over();
         self.seats.clear();
         self.seats.extend(room.seat_facts());
+        self.changes = room.changes();
+    }
+
+    /// Whether there is anything to be written of the room. Asked after each input.
+    fn is_behind(&self, room: &Room) -> bool {
+        self.footing != Footing::Sure
+            || self.bytes < room.log().encoded().len()
+            || self.head < room.broadcast_head()
+            || self.changes != room.changes()
+            || self.has_start != room.started_unix().is_some()
+            || self.is_over != room.is_over()
     }
 
     /// The journal did not take what was to be written.
@@ -428,8 +442,11 @@ impl Server {
         let Some(records) = &mut self.records else {
             return;
         };
-        let written = self.rooms[key].written.as_mut();
-        if written.is_some_and(|written| !std::mem::replace(&mut written.is_listed, true)) {
+        let Some((room, written)) = self.rooms[key].recorded() else {
+            return;
+        };
+        if !written.is_listed && written.is_behind(room) {
+            written.is_listed = true;
             records.listed.push_back(key);
         }
     }

@@ -164,6 +164,8 @@ pub struct Room {
     forks: Vec<Fork>,
     /// Its frames come from [`Room::feed`] alone.
     is_fed: bool,
+    /// How often [`Room::seat_facts`] may have changed.
+    changes: u32,
 }
 
 impl Room {
@@ -186,6 +188,7 @@ impl Room {
             history: 0,
             forks: Vec::new(),
             is_fed: false,
+            changes: 0,
             rules,
         }
     }
@@ -345,6 +348,11 @@ impl Room {
         }
     }
 
+    /// How often what [`Room::seat_facts`] says may have changed.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes
+    }
+
     /// Whether a session has ever taken each seat, and the result it has told.
     pub(super) fn seat_facts(&self) -> impl Iterator<Item = (bool, Option<u64>)> {
         self.seats
@@ -434,6 +442,8 @@ impl Room {
         let waiting = matches!(self.state, State::Waiting { .. });
         let state = &mut self.seats[seat.index()];
         state.take(version);
+        self.changes = self.changes.wrapping_add(1);
+        let state = &mut self.seats[seat.index()];
         // A new client has to say again that it is ready; in play that is for its frames.
         state.ready &= !waiting;
         self.online_changed(now, out);
@@ -809,6 +819,7 @@ impl Room {
         }
         // When the room is over it can be the last of several that came together.
         self.seats[seat.index()].result = Some(winner);
+        self.changes = self.changes.wrapping_add(1);
         out.send(seat, &Downlink::Result);
         self.end_if_all_results_are_in(now, out);
         Ok(())

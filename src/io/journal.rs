@@ -815,8 +815,17 @@ impl Keeper {
         }
         // Whole or not at all: a name is changed in one step.
         let new = self.options.dir.join("needed.new");
-        fs::write(&new, format!("{needed}\n"))?;
+        let is_synced = self.options.fsync != Fsync::Never;
+        let mut file = private().create(true).truncate(true).open(&new)?;
+        file.write_all(format!("{needed}\n").as_bytes())?;
+        if is_synced {
+            file.sync_all()?;
+        }
         fs::rename(&new, self.options.dir.join(NEEDED))?;
+        if is_synced {
+            // Else a power cut could bring back matches whose end went down with a failed sync.
+            sync_dir(&self.options.dir)?;
+        }
         self.needed = needed;
         Ok(())
     }

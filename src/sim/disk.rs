@@ -534,7 +534,7 @@ impl Disk {
         let Some(cut) = cut else {
             return lost;
         };
-        if self.rng.per_mille(200) {
+        if self.rng.per_mille(200) && self.mode == Mode::Never {
             // The file that says so was not on the disk yet.
             self.needed = 0;
         }

@@ -138,7 +138,8 @@ impl EventLoop {
     }
 
     /// Opens the journal, and brings back the rooms whose matches it holds. To be called before
-    /// [`EventLoop::run`]. Reads all of it: about a second for 1,000 matches of 5,000 frames. Returns
+    /// [`EventLoop::run`]. Reads what may be of matches that go on: about a second for 1,000 of 5,000
+    /// frames. Returns
     /// the matches that have ended, which those that end from now on join.
     ///
     /// # Errors
@@ -221,8 +222,8 @@ impl EventLoop {
             let now = self.clock.now();
             self.turn(now);
             if self.signals.take_stop() && self.stop_at.is_none() {
-                if let Some(recorder) = self.recorder.take() {
-                    self.leave_to_the_journal(now, recorder);
+                if self.recorder.is_some() {
+                    self.leave_to_the_journal(now);
                     return Ok(());
                 }
                 self.stop(now);
@@ -249,8 +250,7 @@ impl EventLoop {
     }
 
     /// Stops without a word to anybody: the matches go on after the next start.
-    fn leave_to_the_journal(&mut self, now: Time, recorder: Recorder) {
-        self.recorder = Some(recorder);
+    fn leave_to_the_journal(&mut self, now: Time) {
         self.send(now);
         self.tell();
         let counters = self.server.counters();

@@ -18,7 +18,10 @@ fn grpc() -> Fallible {
         .open_file("rooms.proto")?
         .encode_file_descriptor_set();
     let out_dir = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
-    std::fs::write(std::path::Path::new(&out_dir).join("rooms.bin"), &descriptors)?;
+    std::fs::write(
+        std::path::Path::new(&out_dir).join("rooms.bin"),
+        &descriptors,
+    )?;
     let descriptors = protox::compile(["rooms.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())

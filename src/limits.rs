@@ -547,6 +547,18 @@ pub const TICKET_LIFE_SLACK: Duration = Duration::from_secs(5);
 /// Time for which a server that stops lets its last answers go out.
 pub const HTTP_STOP: Duration = Duration::from_millis(250);
 
+/// Length of the name of a node in a cluster: that of a host's label (RFC 1035), which it often is.
+pub const NODE_ID_CHARS_MAX: usize = 63;
+
+/// Length of an address that nodes tell of themselves: a host's name (RFC 1035), and a port.
+pub const NODE_ADDRESS_CHARS_MAX: usize = 253 + 6;
+
+/// Bytes of what a node tells of itself: several times what all its fields have at their longest.
+pub const NODE_RECORD_BYTES_MAX: usize = 4096;
+
+/// Length of the key of a request: those of other services are UUIDs or hashes of 64 digits.
+pub const REQUEST_KEY_CHARS_MAX: usize = 64;
+
 // A frame in a message of its own must fit the length field.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
 // A frame fits a record, and so does a room of the most players: ids of ten bytes, and the rest.

@@ -4,17 +4,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use lockstep_server::admin::desk::Tickets;
 use lockstep_server::admin::guard::Guard;
+use lockstep_server::admin::order::Bounds;
 use lockstep_server::admin::{self, Admin, AdminConfig, AdminError};
 use lockstep_server::config::{self, Listen, Parsed, Settings};
 use lockstep_server::engine::auth::Auth;
-use lockstep_server::io::control::Handle;
 use lockstep_server::io::event_loop::EventLoop;
 use lockstep_server::io::recordings::Recordings;
 use lockstep_server::io::signals::Signals;
 use lockstep_server::io::system;
 use lockstep_server::io::udp::Udp;
+use lockstep_server::operations::{Operations, Tickets};
 
 /// Exit status for settings that are wrong.
 const EXIT_USAGE: u8 = 2;
@@ -61,8 +61,13 @@ fn run(settings: Settings) -> Result<(), String> {
         let opened = event_loop.open_journal(options);
         recordings = Some(opened.map_err(|error| format!("--data-dir: {error}"))?);
     }
-    let admin =
-        start_admin(&settings, &control, recordings.as_ref()).map_err(|error| error.to_string())?;
+    let bounds = Bounds {
+        max_players_per_room: settings.engine.max_players_per_room,
+    };
+    let operations = Operations::new(control, bounds, Tickets::of(&settings.engine));
+    let operations = Arc::new(operations);
+    let admin = start_admin(&settings, &operations, recordings.as_ref())
+        .map_err(|error| error.to_string())?;
 
     log::info!("KCP on udp {udp_addr}");
     if let Some(warning) = buffer_warning {
@@ -82,15 +87,14 @@ fn run(settings: Settings) -> Result<(), String> {
 /// Every interface means IPv6 and IPv4 where the system has both, and IPv4 where not.
 fn start_admin(
     settings: &Settings,
-    control: &Handle,
+    operations: &Arc<Operations>,
     recordings: Option<&Arc<Recordings>>,
 ) -> Result<Admin, AdminError> {
     let start = |listen| {
-        let mut config = AdminConfig::new(listen, settings.engine.max_players_per_room);
+        let mut config = AdminConfig::new(listen);
         config.guard = settings.guard.clone();
-        config.tickets = Tickets::of(&settings.engine);
         config.recordings = recordings.cloned();
-        admin::start(config, control.clone())
+        admin::start(config, Arc::clone(operations))
     };
     match settings.web {
         Listen::At(addr) => start(addr),

@@ -9,32 +9,13 @@ use serde_json::{Map, Value, json};
 
 use super::counters::HttpCounters;
 use super::order::{self, BadField, Bounds, Given, Order};
-use crate::engine::auth::RoomSecret;
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
 use crate::fields::Fields;
 use crate::io::metrics::{JournalStats, ShellCounters, Stats};
 use crate::io::recordings::{Entry, Page};
-
-/// A room that was just created. What lets its players in is told this once.
-pub struct Created {
-    /// The room.
-    pub view: RoomView,
-    /// Its secret.
-    pub secret: RoomSecret,
-    /// A ticket for each of its seats, or none.
-    pub tickets: Vec<String>,
-}
-
-impl Created {
-    /// The token that lets somebody watch where the room's secret lets players in; `None` where
-    /// nobody may.
-    pub fn watch_secret(&self) -> Option<String> {
-        let watched = self.view.watchers_max > 0;
-        watched.then(|| self.secret.for_watchers().to_hex())
-    }
-}
+use crate::operations::{Created, Located};
 
 /// Reads the order of a room from a body.
 ///
@@ -80,7 +61,7 @@ fn text(name: &str, value: Value) -> Result<String, BadField> {
 }
 
 #[derive(Serialize)]
-struct RoomJson {
+struct RoomJson<'a> {
     #[serde(serialize_with = "digits")]
     room: u64,
     #[serde(rename = "match", serialize_with = "digits")]
@@ -99,15 +80,19 @@ struct RoomJson {
     watchers: usize,
     watchers_max: u32,
     watch_delay: u32,
-    seats: Vec<SeatJson>,
+    seats: Vec<SeatJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
+    node: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    watch_secret: Option<String>,
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watch_secret: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct SeatJson {
+struct SeatJson<'a> {
     seat: i32,
     #[serde(serialize_with = "digits")]
     player: u64,
@@ -118,12 +103,12 @@ struct SeatJson {
     rtt_ms: Option<f64>,
     result: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ticket: Option<String>,
+    ticket: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct RoomsJson {
-    rooms: Vec<RoomJson>,
+struct RoomsJson<'a> {
+    rooms: Vec<RoomJson<'a>>,
     total: usize,
     next: Option<usize>,
 }
@@ -189,15 +174,16 @@ fn digits<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 /// One room.
-pub fn room(view: &RoomView) -> Vec<u8> {
-    bytes(&RoomJson::new(view, None))
+pub fn room(room: &Located) -> Vec<u8> {
+    bytes(&RoomJson::located(room))
 }
 
 /// A room that was just created, with what lets its players in.
-pub fn created(created: Created) -> Vec<u8> {
-    let mut room = RoomJson::new(&created.view, Some(created.secret.to_hex()));
-    room.watch_secret = created.watch_secret();
-    for (seat, ticket) in room.seats.iter_mut().zip(created.tickets) {
+pub fn created(created: &Created) -> Vec<u8> {
+    let mut room = RoomJson::located(&created.room);
+    room.secret = Some(&created.secret);
+    room.watch_secret = created.watch_secret.as_deref();
+    for (seat, ticket) in room.seats.iter_mut().zip(&created.tickets) {
         seat.ticket = Some(ticket);
     }
     bytes(&room)
@@ -206,11 +192,7 @@ pub fn created(created: Created) -> Vec<u8> {
 /// A part of the list of rooms.
 pub fn rooms(page: &RoomsPage) -> Vec<u8> {
     bytes(&RoomsJson {
-        rooms: page
-            .rooms
-            .iter()
-            .map(|view| RoomJson::new(view, None))
-            .collect(),
+        rooms: page.rooms.iter().map(RoomJson::new).collect(),
         total: page.total,
         next: page.next,
     })
@@ -326,8 +308,17 @@ fn shell(counters: &ShellCounters) -> Value {
     })
 }
 
-impl RoomJson {
-    fn new(view: &RoomView, secret: Option<String>) -> RoomJson {
+impl<'a> RoomJson<'a> {
+    fn located(room: &'a Located) -> RoomJson<'a> {
+        let home = room.home.as_ref();
+        RoomJson {
+            node: home.map(|home| home.node.as_str()),
+            address: home.map(|home| home.address.as_str()),
+            ..RoomJson::new(&room.view)
+        }
+    }
+
+    fn new(view: &RoomView) -> RoomJson<'a> {
         let (phase, over) = match view.phase {
             Phase::Waiting => ("waiting", None),
             Phase::Playing => ("playing", None),
@@ -351,14 +342,16 @@ impl RoomJson {
             watchers_max: view.watchers_max,
             watch_delay: view.watch_delay,
             seats: view.seats.iter().map(SeatJson::new).collect(),
-            secret,
+            node: None,
+            address: None,
+            secret: None,
             watch_secret: None,
         }
     }
 }
 
-impl SeatJson {
-    fn new(view: &SeatView) -> SeatJson {
+impl SeatJson<'_> {
+    fn new(view: &SeatView) -> Self {
         let rtt_us = view
             .rtt
             .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
@@ -488,7 +481,8 @@ mod tests {
                 result: Some(u64::MAX),
             }],
         };
-        let value: Value = serde_json::from_slice(&room(&view)).unwrap();
+        let room_ = Located { view, home: None };
+        let value: Value = serde_json::from_slice(&room(&room_)).unwrap();
         assert_eq!(value["room"], "18446744073709551615");
         assert_eq!(value["match"], "18446744073709551614");
         assert_eq!(value["over"], "results");

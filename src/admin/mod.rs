@@ -1,7 +1,7 @@
 //! HTTP: the page, room creation in the original's text, and the JSON API.
 //!
-//! It runs on side threads and holds no game state: what it knows it asks the loop for,
-//! through [`crate::io::control::Handle`].
+//! It runs on side threads and holds no game state: what it knows it asks for through
+//! [`crate::operations`].
 //!
 //! - [`query`] and [`json`] take requests apart, [`order`] gives the pieces their meaning;
 //! - [`routes`] turns a request into an answer, asking through [`desk`], once [`guard`] lets it;

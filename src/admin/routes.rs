@@ -26,15 +26,13 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 
 use super::desk::Desk;
 use super::guard::Stop;
-use super::json::Created;
-use super::order::{BadField, Order, id, quote};
+use super::order::{BadField, id, quote};
 use super::{json, query};
-use crate::engine::auth::RoomSecret;
 use crate::engine::id::{MatchId, RoomId};
-use crate::engine::view::{CreateError, RoomView};
-use crate::io::control::Unavailable;
+use crate::engine::view::CreateError;
 use crate::io::recordings::{ReadError, Recordings};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_TARGET_BYTES_MAX};
+use crate::operations::{Created, Located, Refusal};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -196,19 +194,21 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     if let Err(answer) = same_site(head) {
         return answer.into_text();
     }
-    let created = query::parse(query, desk.bounds)
+    let created = query::parse(query, desk.operations.bounds)
         .map_err(|bad| Answer::bad_field(&bad))
-        .and_then(|order| create(desk, order));
+        .and_then(|order| desk.operations.create(order).map_err(Answer::refusal));
     let created = match created {
         Ok(created) => created,
         Err(answer) => return answer.into_text(),
     };
-    let watch_secret = created.watch_secret();
     let Created {
-        view,
+        room,
         secret,
         tickets,
+        watch_secret,
+        ..
     } = created;
+    let view = room.view;
     let members: Vec<String> = view
         .seats
         .iter()
@@ -218,7 +218,7 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
         "room.ID=[{}] room.Secret=[{}] room.Time=[{}], room.Member=[{}] \
          room.Seed=[{}] room.Match=[{}]",
         view.room,
-        secret.to_hex(),
+        secret,
         view.created_unix,
         members.join(","),
         view.seed,
@@ -259,31 +259,13 @@ fn create_as_json(
     }
     let created = same_site(head)
         .and_then(|()| body().map_err(Answer::bad_body))
-        .and_then(|body| json::parse(&body, desk.bounds).map_err(|bad| Answer::bad_field(&bad)))
-        .and_then(|order| create(desk, order));
+        .and_then(|body| {
+            json::parse(&body, desk.operations.bounds).map_err(|bad| Answer::bad_field(&bad))
+        })
+        .and_then(|order| desk.operations.create(order).map_err(Answer::refusal));
     match created {
-        Ok(created) => Answer::new(201, JSON, json::created(created)),
+        Ok(created) => Answer::new(201, JSON, json::created(&created)),
         Err(answer) => answer,
-    }
-}
-
-fn create(desk: &Desk, order: Order) -> Result<Created, Answer> {
-    let secret = RoomSecret::from_bytes(random()?);
-    let seed = getrandom::u32()
-        .map_err(|_| Answer::no_randomness())?
-        .cast_signed();
-    let spec = order.into_spec(seed, secret);
-    match desk.ask(|control| control.create(spec)) {
-        Ok(Ok(view)) => Ok(Created {
-            tickets: match &desk.tickets {
-                Some(tickets) => tickets.of_room(&view),
-                None => Vec::new(),
-            },
-            view,
-            secret,
-        }),
-        Ok(Err(error)) => Err(Answer::refused(&error)),
-        Err(error) => Err(Answer::unavailable(error)),
     }
 }
 
@@ -292,16 +274,16 @@ fn list(desk: &Desk, query: &str) -> Answer {
         Ok(part) => part,
         Err(bad) => return Answer::bad_field(&bad),
     };
-    match desk.ask(|control| control.rooms(part.from, part.limit)) {
+    match desk.operations.rooms(part.from, part.limit) {
         Ok(page) => Answer::new(200, JSON, json::rooms(&page)),
-        Err(error) => Answer::unavailable(error),
+        Err(refusal) => Answer::refusal(refusal),
     }
 }
 
 fn show_room(desk: &Desk, room: &str) -> Answer {
     match id("room", room) {
         Ok(id) => {
-            let found = desk.ask(|control| control.room(RoomId(id)));
+            let found = desk.operations.room(RoomId(id));
             Answer::found("room", &format!("there is no room {id}"), found)
         }
         Err(bad) => Answer::bad_field(&bad),
@@ -311,7 +293,7 @@ fn show_room(desk: &Desk, room: &str) -> Answer {
 fn show_match(desk: &Desk, match_id: &str) -> Answer {
     match id("match", match_id) {
         Ok(id) => {
-            let found = desk.ask(|control| control.match_(MatchId(id)));
+            let found = desk.operations.match_(MatchId(id));
             let reason = format!("there is no match {id}, or it ended too long ago");
             Answer::found("match", &reason, found)
         }
@@ -325,7 +307,7 @@ fn close(desk: &Desk, head: &Head<'_>, room: &str) -> Answer {
     }
     match id("room", room) {
         Ok(id) => {
-            let found = desk.ask(|control| control.close(RoomId(id)));
+            let found = desk.operations.close(RoomId(id));
             Answer::found("room", &format!("there is no room {id}"), found)
         }
         Err(bad) => Answer::bad_field(&bad),
@@ -360,14 +342,14 @@ fn recordings_of(desk: &Desk) -> Result<&Recordings, Answer> {
 }
 
 fn stats(desk: &Desk) -> Answer {
-    match desk.ask(|control| control.stats()) {
+    match desk.operations.stats() {
         Ok(stats) => Answer::new(200, JSON, json::stats(&stats, &desk.counters)),
-        Err(error) => Answer::unavailable(error),
+        Err(refusal) => Answer::refusal(refusal),
     }
 }
 
 fn health(desk: &Desk) -> Answer {
-    let degraded = match desk.ask(|control| control.stats()) {
+    let degraded = match desk.operations.stats() {
         Ok(stats) => stats.degraded,
         Err(error) => Some(error.to_string()),
     };
@@ -483,7 +465,15 @@ impl Answer {
         }
     }
 
-    fn refused(error: &CreateError) -> Answer {
+    fn refusal(refusal: Refusal) -> Answer {
+        match refusal {
+            Refusal::Unavailable(error) => Answer::error(503, None, &error.to_string()),
+            Refusal::Create(error) => Answer::not_created(&error),
+            Refusal::NoRandomness => Answer::no_randomness(),
+        }
+    }
+
+    fn not_created(error: &CreateError) -> Answer {
         match error {
             CreateError::Exists { .. } => Answer::error(409, Some("room"), &error.to_string()),
             CreateError::Full { .. } | CreateError::Late | CreateError::Stopping => {
@@ -503,19 +493,15 @@ impl Answer {
         Answer::error(status, Some("match"), &error.to_string())
     }
 
-    fn unavailable(error: Unavailable) -> Answer {
-        Answer::error(503, None, &error.to_string())
-    }
-
     fn no_randomness() -> Answer {
         Answer::error(500, None, "the system gives no random numbers")
     }
 
-    fn found(field: &str, missing: &str, view: Result<Option<RoomView>, Unavailable>) -> Answer {
-        match view {
-            Ok(Some(view)) => Answer::new(200, JSON, json::room(&view)),
+    fn found(field: &str, missing: &str, found: Result<Option<Located>, Refusal>) -> Answer {
+        match found {
+            Ok(Some(room)) => Answer::new(200, JSON, json::room(&room)),
             Ok(None) => Answer::error(404, Some(field), missing),
-            Err(error) => Answer::unavailable(error),
+            Err(refusal) => Answer::refusal(refusal),
         }
     }
 }
@@ -526,6 +512,8 @@ mod tests {
     use crate::admin::guard::{AdminToken, Guard};
     use crate::admin::order::Bounds;
     use crate::io::control;
+    use crate::operations::Operations;
+    use std::sync::Arc;
 
     const GET: Head<'_> = Head {
         method: Method::Get,
@@ -545,13 +533,12 @@ mod tests {
     fn ask_guarded(guard: Guard, head: Head<'_>) -> Answer {
         let (control, mailbox) = control::channel(|| ());
         drop(mailbox);
+        let bounds = Bounds {
+            max_players_per_room: 4,
+        };
         let desk = Desk::new(
-            control,
-            Bounds {
-                max_players_per_room: 4,
-            },
+            Arc::new(Operations::new(control, bounds, None)),
             guard,
-            None,
             None,
         );
         let body = || Ok(br#"{"room": 1, "members": [1]}"#.to_vec());
@@ -723,7 +710,11 @@ mod tests {
             max_players_per_room: 4,
         };
         let guard = Guard::Token(AdminToken::new(TOKEN).unwrap());
-        let desk = Desk::new(control, bounds, guard, None, None);
+        let desk = Desk::new(
+            Arc::new(Operations::new(control, bounds, None)),
+            guard,
+            None,
+        );
         let head = Head {
             method: Method::Post,
             target: "/api/rooms",

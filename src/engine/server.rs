@@ -260,6 +260,31 @@ impl Server {
         }
     }
 
+    /// The rooms whose match is not over.
+    pub fn room_ids(&self) -> Vec<(RoomId, MatchId)> {
+        let rooms = self.rooms.iter().map(|(_, slot)| &slot.room);
+        let open = rooms.filter(|room| !room.is_over());
+        open.map(|room| (room.id(), room.match_id())).collect()
+    }
+
+    /// How many rooms there are whose match is not over.
+    pub fn open_rooms(&self) -> usize {
+        self.rooms.len() - self.rooms_over
+    }
+
+    /// How many seats are held. Looks at every session.
+    pub fn players(&self) -> usize {
+        let places = self.sessions.iter().map(|(_, session)| session.place);
+        places
+            .filter(|place| matches!(place, Place::Holds(_, Spot::Seat(_))))
+            .count()
+    }
+
+    /// The rules and limits that it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What has been counted.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();

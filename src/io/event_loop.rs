@@ -17,7 +17,7 @@ use crate::engine::time::Time;
 use crate::engine::view::CreateError;
 use crate::io::control::{self, Control, Handle, Mailbox, Reply};
 use crate::io::journal::{self, Journal};
-use crate::io::metrics::{Health, JournalStats, ShellCounters, Stats};
+use crate::io::metrics::{Health, JournalStats, Load, ShellCounters, Stats};
 use crate::io::recorder::{Outgoing, Recorder};
 use crate::io::recordings::Recordings;
 use crate::io::signals::Signals;
@@ -417,7 +417,23 @@ impl EventLoop {
                     answer.give(self.server.rooms(from, limit));
                 }
                 Control::Stats(answer) => answer.give(Box::new(self.stats(now))),
+                Control::Load(answer) => answer.give(self.load()),
+                Control::RoomIds(answer) => answer.give(self.server.room_ids()),
             }
+        }
+    }
+
+    fn load(&self) -> Load {
+        let counters = self.server.counters();
+        let config = self.server.config();
+        Load {
+            rooms: self.server.open_rooms(),
+            rooms_max: config.max_rooms,
+            players: self.server.players(),
+            sessions_max: config.max_sessions,
+            permille: 0,
+            serial: counters.rooms_created,
+            draining: false,
         }
     }
 

@@ -28,6 +28,25 @@ pub struct Stats {
     pub journal: Option<JournalStats>,
 }
 
+/// How much there is to do, for those who look for a server with space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Rooms whose match is not over.
+    pub rooms: usize,
+    /// How many there may be.
+    pub rooms_max: usize,
+    /// Seats that are held.
+    pub players: usize,
+    /// Sessions that there may be.
+    pub sessions_max: usize,
+    /// How busy the loop was in the last seconds, in thousandths of a core.
+    pub permille: u32,
+    /// Rooms created since the start.
+    pub serial: u64,
+    /// It takes no new rooms, and ends with the last one.
+    pub draining: bool,
+}
+
 /// How the journal is.
 #[derive(Clone, Debug)]
 pub struct JournalStats {

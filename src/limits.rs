@@ -547,6 +547,21 @@ pub const TICKET_LIFE_SLACK: Duration = Duration::from_secs(5);
 /// Time for which a server that stops lets its last answers go out.
 pub const HTTP_STOP: Duration = Duration::from_millis(250);
 
+/// For how long a server that is told to stop may go on for its matches: at most as long as a room
+/// can get old, and be waited for.
+pub const DRAIN_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(2 * 86_400);
+
+/// How long the keys of a server that is gone may stay in etcd. etcd itself gives no lease shorter
+/// than its election time-out, 1 to 2 s.
+pub const ETCD_TTL_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(2)..=Duration::from_secs(300);
+
+/// Length of what the keys in etcd begin with.
+pub const ETCD_PREFIX_CHARS_MAX: usize = 128;
+
+/// Threads on which operations of gRPC wait for the loop: as many as HTTP has workers for.
+pub const OPERATION_THREADS_MAX: usize = 8;
+
 /// Length of the name of a node in a cluster: that of a host's label (RFC 1035), which it often is.
 pub const NODE_ID_CHARS_MAX: usize = 63;
 

@@ -10,6 +10,9 @@
 use thiserror::Error;
 
 pub mod node;
+pub mod options;
+#[cfg(feature = "cluster")]
+pub mod runtime;
 
 use crate::admin::order::Order;
 use crate::engine::id::RoomId;

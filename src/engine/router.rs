@@ -317,6 +317,7 @@ impl Server {
         }
         let addr = self.sessions[key].addr;
         let id = self.rooms[room].room.id();
+        let match_id = self.rooms[room].room.match_id();
         match claim {
             Claim::Seat(seat) => {
                 let player = self.rooms[room].room.player_at(seat.into());
@@ -324,6 +325,7 @@ impl Server {
                     addr,
                     player,
                     room: id,
+                    match_id,
                 });
                 let version = self.sessions[key].version;
                 self.in_room(now, room, |room, now, out| {
@@ -493,6 +495,15 @@ impl Server {
                     room: id,
                     match_id,
                     wait,
+                });
+            }
+            Effect::Result(seat, winner) => {
+                let player = room.player_at((*seat).into());
+                self.tell(Event::ResultGiven {
+                    room: id,
+                    match_id,
+                    player,
+                    winner: *winner,
                 });
             }
             Effect::Over(reason) => {

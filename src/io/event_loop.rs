@@ -16,6 +16,7 @@ use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::view::CreateError;
 use crate::io::control::{self, Control, Handle, Mailbox, Reply};
+use crate::io::feed::{Feed, Feeds};
 use crate::io::journal::{self, Journal};
 use crate::io::metrics::{Health, JournalStats, Load, ShellCounters, Stats};
 use crate::io::recorder::{Outgoing, Recorder};
@@ -51,6 +52,8 @@ pub struct EventLoop {
     /// When the last turn was.
     turned_at: Time,
     health: Health,
+    /// Those who follow what happens to rooms.
+    feeds: Feeds,
     /// The most sessions there were since memory was given back.
     sessions_peak: usize,
     counters: ShellCounters,
@@ -65,6 +68,8 @@ pub struct EventLoop {
 #[derive(Debug)]
 struct Clock {
     origin: Instant,
+    /// What the wall showed at the origin, as it is set now, in Unix microseconds.
+    wall_us: i64,
     /// When the engine is next told what the wall shows.
     wall_due: Time,
 }
@@ -72,6 +77,12 @@ struct Clock {
 impl Clock {
     fn now(&self) -> Time {
         Time::since_origin(self.origin.elapsed())
+    }
+
+    /// What the wall shows, in Unix milliseconds.
+    fn unix_ms(&self, now: Time) -> i64 {
+        let us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        self.wall_us.saturating_add(us).div_euclid(1000)
     }
 }
 
@@ -111,7 +122,8 @@ impl EventLoop {
         signals.register(poll.registry(), SIGNALS)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (handle, mailbox) = control::channel(waking(&waker));
-        let mut server = Server::new(config, secrets, wall_us());
+        let wall_us = wall_us();
+        let mut server = Server::new(config, secrets, wall_us);
         server.contain_panics();
         let event_loop = EventLoop {
             poll,
@@ -121,6 +133,7 @@ impl EventLoop {
             server,
             clock: Clock {
                 origin: Instant::now(),
+                wall_us,
                 wall_due: Time::ZERO,
             },
             udp_ready: true,
@@ -128,6 +141,7 @@ impl EventLoop {
             stop_at: None,
             turned_at: Time::ZERO,
             health: Health::default(),
+            feeds: Feeds::default(),
             sessions_peak: 0,
             counters: ShellCounters::default(),
             outgoing: Outgoing::default(),
@@ -135,6 +149,14 @@ impl EventLoop {
             waker,
         };
         Ok((event_loop, handle))
+    }
+
+    /// Tells `feed` what happens to rooms, at the end of the turn in which it does, on the thread of the
+    /// loop. To be called before [`EventLoop::run`], whose first turn tells of the rooms that the journal
+    /// has brought back. Of one turn no more than the newest [`EVENTS_WAITING_MAX`](crate::limits::EVENTS_WAITING_MAX) events of the engine
+    /// are told: where a start brings back more rooms, [`Control::RoomIds`] shows all of them.
+    pub fn add_feed(&mut self, feed: Feed) {
+        self.feeds.add(feed);
     }
 
     /// Opens the journal, and brings back the rooms whose matches it holds. To be called before
@@ -246,13 +268,13 @@ impl EventLoop {
         self.stop_at = Some(now + SHUTDOWN_FLUSH);
         self.server.stop(now);
         self.send(now);
-        self.tell();
+        self.tell(now);
     }
 
     /// Stops without a word to anybody: the matches go on after the next start.
     fn leave_to_the_journal(&mut self, now: Time) {
         self.send(now);
-        self.tell();
+        self.tell(now);
         let counters = self.server.counters();
         log::info!(
             "asked to stop: {} rooms stay in the journal",
@@ -334,7 +356,10 @@ impl EventLoop {
         }
         if self.clock.wall_due <= now {
             self.clock.wall_due = now + WALL_EVERY;
-            self.server.set_wall(now, wall_us());
+            let wall_us = wall_us();
+            self.server.set_wall(now, wall_us);
+            let since_origin = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+            self.clock.wall_us = wall_us.saturating_sub(since_origin);
         }
         if self.udp_ready {
             self.receive(now);
@@ -350,7 +375,7 @@ impl EventLoop {
             self.obey(now);
         }
         self.send(now);
-        self.tell();
+        self.tell(now);
         self.give_back_memory();
     }
 
@@ -468,87 +493,103 @@ impl EventLoop {
         }
     }
 
-    /// Turns the engine's events into log lines: a line for a match, none for a packet.
-    fn tell(&mut self) {
+    /// Tells what the engine has told.
+    fn tell(&mut self, now: Time) {
+        let unix_ms = self.clock.unix_ms(now);
         while let Some(event) = self.server.poll_event() {
-            match event {
-                Event::RoomCreated {
-                    room,
-                    match_id,
-                    players,
-                } => {
-                    log::info!("room {room}: created for {players} players, match {match_id}");
-                }
-                Event::MatchStarted { room, match_id, .. } => {
-                    log::info!("room {room}: match {match_id} started");
-                }
-                Event::MatchRestored {
-                    room,
-                    match_id,
-                    frames,
-                } => log::info!("room {room}: match {match_id} restored with {frames} frames"),
-                Event::MatchResumed { room, match_id, .. } => {
-                    log::info!("room {room}: match {match_id} goes on");
-                }
-                Event::MatchOver {
-                    room,
-                    match_id,
-                    reason,
-                    frames,
-                } => log::info!(
-                    "room {room}: match {match_id} over after {frames} frames: {}",
-                    reason.name()
-                ),
-                Event::EpochRenewed { room, lateness, .. } => log::warn!(
-                    "room {room}: {} ms late, its clock begins anew",
-                    lateness.as_millis()
-                ),
-                Event::RoomFailed {
-                    room,
-                    match_id,
-                    text,
-                } => log::error!(
-                    "room {room}: match {match_id} closed after a bug in this server: {text}; \
-                     please report it"
-                ),
-                Event::SessionFailed { addr, text } => log::error!(
-                    "{addr}: session ended after a bug in this server: {text}; please report it"
-                ),
-                Event::Refused {
-                    addr,
-                    player,
-                    room,
-                    code,
-                    ticket,
-                } => {
-                    let why = ticket.map_or(String::new(), |fault| format!(" ({fault})"));
-                    log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}");
-                }
-                Event::WatcherCame { addr, player, room } => {
-                    log::debug!("{addr}: player {player} watches room {room}");
-                }
-                Event::WatcherLeft { addr, room, reason } => {
-                    log::debug!("{addr}: watches room {room} no more: {}", reason.name());
-                }
-                Event::SeatTaken { addr, player, room } => {
-                    log::debug!("{addr}: player {player} takes a seat in room {room}");
-                }
-                Event::SessionMoved {
-                    from,
-                    to,
-                    player,
-                    room,
-                } => log::debug!("{from}: player {player} of room {room} goes on at {to}"),
-                Event::SeatLeft {
-                    addr,
-                    player,
-                    room,
-                    reason,
-                } => log::debug!(
-                    "{addr}: player {player} leaves the seat in room {room}: {}",
-                    reason.name()
-                ),
-            }
+            self.feeds.give(&event, unix_ms);
+            log_event(event);
         }
+    }
+}
+
+/// Turns an event of the engine into a log line: one for a match, none for a packet.
+fn log_event(event: Event) {
+    match event {
+        Event::RoomCreated {
+            room,
+            match_id,
+            players,
+        } => {
+            log::info!("room {room}: created for {players} players, match {match_id}");
+        }
+        Event::MatchStarted { room, match_id, .. } => {
+            log::info!("room {room}: match {match_id} started");
+        }
+        Event::MatchRestored {
+            room,
+            match_id,
+            frames,
+        } => log::info!("room {room}: match {match_id} restored with {frames} frames"),
+        Event::MatchResumed { room, match_id, .. } => {
+            log::info!("room {room}: match {match_id} goes on");
+        }
+        Event::MatchOver {
+            room,
+            match_id,
+            reason,
+            frames,
+        } => log::info!(
+            "room {room}: match {match_id} over after {frames} frames: {}",
+            reason.name()
+        ),
+        Event::EpochRenewed { room, lateness, .. } => log::warn!(
+            "room {room}: {} ms late, its clock begins anew",
+            lateness.as_millis()
+        ),
+        Event::RoomFailed {
+            room,
+            match_id,
+            text,
+        } => log::error!(
+            "room {room}: match {match_id} closed after a bug in this server: {text}; \
+                     please report it"
+        ),
+        Event::SessionFailed { addr, text } => log::error!(
+            "{addr}: session ended after a bug in this server: {text}; please report it"
+        ),
+        Event::Refused {
+            addr,
+            player,
+            room,
+            code,
+            ticket,
+        } => {
+            let why = ticket.map_or(String::new(), |fault| format!(" ({fault})"));
+            log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}");
+        }
+        Event::WatcherCame { addr, player, room } => {
+            log::debug!("{addr}: player {player} watches room {room}");
+        }
+        Event::WatcherLeft { addr, room, reason } => {
+            log::debug!("{addr}: watches room {room} no more: {}", reason.name());
+        }
+        Event::ResultGiven {
+            room,
+            player,
+            winner,
+            ..
+        } => log::debug!("room {room}: player {player} says that {winner} has won"),
+        Event::SeatTaken {
+            addr, player, room, ..
+        } => {
+            log::debug!("{addr}: player {player} takes a seat in room {room}");
+        }
+        Event::SessionMoved {
+            from,
+            to,
+            player,
+            room,
+        } => log::debug!("{from}: player {player} of room {room} goes on at {to}"),
+        Event::SeatLeft {
+            addr,
+            player,
+            room,
+            reason,
+            ..
+        } => log::debug!(
+            "{addr}: player {player} leaves the seat in room {room}: {}",
+            reason.name()
+        ),
     }
 }

@@ -128,6 +128,7 @@ impl Model {
         Stats {
             uptime: Duration::from_secs(1),
             degraded: None,
+            load: 250,
             engine: Counters::default(),
             shell: ShellCounters::default(),
             journal: None,

@@ -226,6 +226,7 @@ pub fn stats(stats: &Stats, http: &HttpCounters) -> Vec<u8> {
     bytes(&json!({
         "uptime_s": stats.uptime.as_secs_f64(),
         "degraded": stats.degraded,
+        "load": stats.load,
         "frame_lateness_ms": lateness_ms(&stats.engine.frame_lateness_us),
         "loop_lateness_ms": lateness_ms(&stats.shell.loop_lateness_us),
         "engine": engine(&stats.engine),

@@ -18,7 +18,7 @@ use crate::engine::view::CreateError;
 use crate::io::control::{self, Control, Handle, Mailbox, Reply};
 use crate::io::feed::{Feed, Feeds};
 use crate::io::journal::{self, Journal};
-use crate::io::metrics::{Health, JournalStats, Load, ShellCounters, Stats};
+use crate::io::metrics::{Busy, Health, JournalStats, Load, ShellCounters, Stats};
 use crate::io::recorder::{Outgoing, Recorder};
 use crate::io::recordings::Recordings;
 use crate::io::signals::Signals;
@@ -52,6 +52,7 @@ pub struct EventLoop {
     /// When the last turn was.
     turned_at: Time,
     health: Health,
+    busy: Busy,
     /// Those who follow what happens to rooms.
     feeds: Feeds,
     /// The most sessions there were since memory was given back.
@@ -141,6 +142,7 @@ impl EventLoop {
             stop_at: None,
             turned_at: Time::ZERO,
             health: Health::default(),
+            busy: Busy::default(),
             feeds: Feeds::default(),
             sessions_peak: 0,
             counters: ShellCounters::default(),
@@ -257,6 +259,7 @@ impl EventLoop {
                 log::info!("stopped");
                 return Ok(());
             }
+            self.busy.note(now, self.clock.now());
         }
     }
 
@@ -442,13 +445,13 @@ impl EventLoop {
                     answer.give(self.server.rooms(from, limit));
                 }
                 Control::Stats(answer) => answer.give(Box::new(self.stats(now))),
-                Control::Load(answer) => answer.give(self.load()),
+                Control::Load(answer) => answer.give(self.load(now)),
                 Control::RoomIds(answer) => answer.give(self.server.room_ids()),
             }
         }
     }
 
-    fn load(&self) -> Load {
+    fn load(&self, now: Time) -> Load {
         let counters = self.server.counters();
         let config = self.server.config();
         Load {
@@ -456,7 +459,7 @@ impl EventLoop {
             rooms_max: config.max_rooms,
             players: self.server.players(),
             sessions_max: config.max_sessions,
-            permille: 0,
+            permille: self.busy.permille(now),
             serial: counters.rooms_created,
             draining: false,
         }
@@ -469,6 +472,7 @@ impl EventLoop {
         Stats {
             uptime: now.since(Time::ZERO),
             degraded: stopping.or(trouble).or_else(|| self.health.degraded(now)),
+            load: self.busy.permille(now),
             engine: self.server.counters(),
             shell: self.counters.clone(),
             journal,

@@ -299,6 +299,11 @@ impl Server {
         self.sessions.len()
     }
 
+    /// How many rooms there are, those among them that are over and stay a little longer.
+    pub fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
     /// Whether something that a peer should still get is outstanding.
     pub fn has_outstanding(&self) -> bool {
         let outstanding = |key, backlog| backlog > 0 || self.is_owed(key);

@@ -21,7 +21,7 @@ use crate::io::journal::{self, Journal};
 use crate::io::metrics::{Busy, Health, JournalStats, Load, ShellCounters, Stats};
 use crate::io::recorder::{Outgoing, Recorder};
 use crate::io::recordings::Recordings;
-use crate::io::signals::Signals;
+use crate::io::signals::{Asked, Signals};
 use crate::io::system;
 use crate::io::udp::Udp;
 use crate::journal::restore::Restored;
@@ -47,6 +47,12 @@ pub struct EventLoop {
     udp_ready: bool,
     /// Commands may wait.
     mail_ready: bool,
+    /// For how long a server that a signal asks to stop drains first.
+    drain_for: Duration,
+    /// No new rooms are taken, and the loop ends with the last one.
+    draining: bool,
+    /// When to stop although there are rooms.
+    drain_until: Option<Time>,
     /// When to give up on the last messages, once the server stops.
     stop_at: Option<Time>,
     /// When the last turn was.
@@ -139,6 +145,9 @@ impl EventLoop {
             },
             udp_ready: true,
             mail_ready: true,
+            drain_for: Duration::ZERO,
+            draining: false,
+            drain_until: None,
             stop_at: None,
             turned_at: Time::ZERO,
             health: Health::default(),
@@ -151,6 +160,11 @@ impl EventLoop {
             waker,
         };
         Ok((event_loop, handle))
+    }
+
+    /// Lets a server that a signal asks to stop drain for so long first; not at all if that is zero.
+    pub fn drain_for(&mut self, patience: Duration) {
+        self.drain_for = patience;
     }
 
     /// Tells `feed` what happens to rooms, at the end of the turn in which it does, on the thread of the
@@ -235,7 +249,7 @@ impl EventLoop {
     }
 
     /// Runs until the process is asked to stop and everybody has been told, or for
-    /// [`SHUTDOWN_FLUSH`] after that.
+    /// [`SHUTDOWN_FLUSH`] after that; and if it drains, until the last room is gone.
     ///
     /// # Errors
     /// If polling fails: nothing can go on then.
@@ -245,7 +259,7 @@ impl EventLoop {
             self.wait(&mut events)?;
             let now = self.clock.now();
             self.turn(now);
-            if self.signals.take_stop() && self.stop_at.is_none() {
+            if self.is_to_stop(now) {
                 if self.recorder.is_some() {
                     self.leave_to_the_journal(now);
                     return Ok(());
@@ -263,12 +277,41 @@ impl EventLoop {
         }
     }
 
+    /// Whether the server is to begin to stop now. The room of a match that is over stays until all of
+    /// it is told, or until nobody can be told any more, and a server that drains stays for as long.
+    fn is_to_stop(&mut self, now: Time) -> bool {
+        let asked = self.signals.asked(!self.drain_for.is_zero());
+        if self.stop_at.is_some() {
+            return false;
+        }
+        if asked == Asked::Drain && self.drain_until.is_none() {
+            self.drain_until = Some(now + self.drain_for);
+            self.drain();
+        }
+        let is_drained = self.draining && self.server.room_count() == 0;
+        if is_drained {
+            log::info!("drained: there are no rooms any more");
+        }
+        let is_late = self.drain_until.is_some_and(|at| at <= now);
+        if is_late && !is_drained {
+            let seconds = self.drain_for.as_secs();
+            log::warn!("not drained within {seconds} s (--drain)");
+        }
+        asked == Asked::Stop || is_drained || is_late
+    }
+
+    /// Takes no new rooms from now on; the loop ends with the last one.
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            let rooms = self.server.open_rooms();
+            log::info!("draining: no new rooms, and {rooms} matches go on to their end");
+        }
+    }
+
     fn stop(&mut self, now: Time) {
-        log::info!(
-            "asked to stop: closing {} rooms",
-            self.server.counters().rooms
-        );
+        log::info!("stopping: closing {} rooms", self.server.room_count());
         self.stop_at = Some(now + SHUTDOWN_FLUSH);
+        self.drain_until = None;
         self.server.stop(now);
         self.send(now);
         self.tell(now);
@@ -278,11 +321,8 @@ impl EventLoop {
     fn leave_to_the_journal(&mut self, now: Time) {
         self.send(now);
         self.tell(now);
-        let counters = self.server.counters();
-        log::info!(
-            "asked to stop: {} rooms stay in the journal",
-            counters.rooms
-        );
+        let rooms = self.server.room_count();
+        log::info!("stopping: {rooms} rooms stay in the journal");
         if let Some(mut recorder) = self.recorder.take() {
             recorder.write_rest(now, &mut self.server);
             let (held, is_whole) = recorder.finish();
@@ -304,6 +344,7 @@ impl EventLoop {
             .poll_timeout()
             .into_iter()
             .chain(self.stop_at)
+            .chain(self.drain_until)
             .min();
         let left_over = self.udp_ready || self.mail_ready || self.is_recorder_busy();
         let timeout = if left_over {
@@ -424,6 +465,9 @@ impl EventLoop {
             };
             self.counters.commands += 1;
             match control {
+                Control::Create(_, answer) if self.draining => {
+                    answer.give(Err(CreateError::Draining));
+                }
                 Control::Create(_, answer) if self.health.refuses_rooms(now) => {
                     answer.give(Err(CreateError::Late));
                 }
@@ -446,6 +490,10 @@ impl EventLoop {
                 }
                 Control::Stats(answer) => answer.give(Box::new(self.stats(now))),
                 Control::Load(answer) => answer.give(self.load(now)),
+                Control::Drain(answer) => {
+                    self.drain();
+                    answer.give(self.load(now));
+                }
                 Control::RoomIds(answer) => answer.give(self.server.room_ids()),
             }
         }
@@ -461,7 +509,7 @@ impl EventLoop {
             sessions_max: config.max_sessions,
             permille: self.busy.permille(now),
             serial: counters.rooms_created,
-            draining: false,
+            draining: self.draining,
         }
     }
 
@@ -472,6 +520,7 @@ impl EventLoop {
         Stats {
             uptime: now.since(Time::ZERO),
             degraded: stopping.or(trouble).or_else(|| self.health.degraded(now)),
+            draining: self.draining,
             load: self.busy.permille(now),
             engine: self.server.counters(),
             shell: self.counters.clone(),

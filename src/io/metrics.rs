@@ -20,6 +20,8 @@ pub struct Stats {
     pub uptime: Duration,
     /// Why the server is degraded, `None` while all is well.
     pub degraded: Option<String>,
+    /// It takes no new rooms, and ends with the last one.
+    pub draining: bool,
     /// How busy the loop was in the last seconds, in thousandths of a core.
     pub load: u32,
     /// What the engine counts.

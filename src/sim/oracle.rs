@@ -516,7 +516,10 @@ impl Oracle {
                 let running = self.matches.iter().filter(runs).count();
                 running >= max || held >= 2 * max as u64
             }
-            CreateError::Invalid { .. } | CreateError::Late | CreateError::Stopping => false,
+            CreateError::Invalid { .. }
+            | CreateError::Late
+            | CreateError::Draining
+            | CreateError::Stopping => false,
         };
         let what = || format!("not created: {error}");
         right

@@ -339,6 +339,9 @@ pub const NO_NEW_ROOMS_FOR: Duration = Duration::from_secs(1);
 /// Time for which the server stays degraded after it was late.
 pub const DEGRADED_FOR: Duration = Duration::from_secs(10);
 
+/// Time over which the load of the loop is measured: a node of a cluster tells its own as often.
+pub const LOAD_WINDOW: Duration = Duration::from_secs(5);
+
 /// Sessions at once from which on memory is given back to the system when most of them are gone:
 /// 30 MB.
 pub const CROWD: usize = 4096;

@@ -56,6 +56,7 @@ fn run(settings: Settings) -> Result<(), String> {
     let buffer_warning = udp.buffer_warning();
     let (mut event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
         .map_err(|error| format!("event loop: {error}"))?;
+    event_loop.drain_for(settings.drain);
     let mut recordings = None;
     if let Some(options) = settings.journal.clone() {
         let opened = event_loop.open_journal(options);

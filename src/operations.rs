@@ -218,6 +218,15 @@ impl Operations {
         Ok(self.ask(Handle::load)?)
     }
 
+    /// From now on takes no new rooms; the server ends with the last of those that there are. Not
+    /// undone, and the same when asked again.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`].
+    pub fn drain(&self) -> Result<Load, Refusal> {
+        Ok(self.ask(Handle::drain)?)
+    }
+
     /// Whether somebody waits for the loop right now.
     pub fn is_asking(&self) -> bool {
         self.asking.load(Ordering::Relaxed) > 0

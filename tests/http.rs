@@ -50,6 +50,7 @@ struct Model {
     rooms: BTreeMap<u64, RoomView>,
     over: BTreeMap<u64, RoomView>,
     next_match: u64,
+    draining: bool,
 }
 
 impl Model {
@@ -66,6 +67,15 @@ impl Model {
             } => answer.give(self.page(from, limit)),
             Control::Stats(answer) => answer.give(Box::new(self.stats())),
             Control::Load(answer) => answer.give(Load::default()),
+            Control::Drain(answer) => {
+                self.draining = true;
+                let (rooms, draining) = (self.rooms.len(), true);
+                answer.give(Load {
+                    rooms,
+                    draining,
+                    ..Load::default()
+                });
+            }
             Control::RoomIds(answer) => answer.give(Vec::new()),
         }
     }
@@ -86,6 +96,9 @@ impl Model {
         }
         if self.rooms.len() >= MAX_ROOMS {
             return Err(CreateError::Full { max: MAX_ROOMS });
+        }
+        if self.draining {
+            return Err(CreateError::Draining);
         }
         self.next_match += 1;
         let view = room(&spec, self.next_match);
@@ -128,6 +141,8 @@ impl Model {
         Stats {
             uptime: Duration::from_secs(1),
             degraded: None,
+            load: 250,
+            draining: self.draining,
             engine: Counters::default(),
             shell: ShellCounters::default(),
             journal: None,
@@ -498,6 +513,39 @@ fn a_room_lives_through_the_api() {
     let past = world.get(&format!("/api/matches/{}", made["match"].as_str().unwrap()));
     assert_eq!((past.status, &past.json()["phase"]), (200, &"over".into()));
     assert_eq!(world.get("/api/matches/1").status, 404);
+}
+
+#[test]
+fn a_server_that_drains_says_so_wherever_it_is_asked() {
+    let world = World::new();
+    assert_eq!(world.get("/healthz").json()["status"], "ok");
+    assert_eq!(world.get("/api/stats").json()["draining"], false);
+    world.get("/create?room=1&member=1");
+    let ask = "POST /api/drain HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    for _ in 0..2 {
+        let reply = world.raw(ask);
+        assert_eq!(reply.status, 202, "{reply:?}");
+        let said = reply.json();
+        assert_eq!(
+            (&said["state"], &said["rooms"]),
+            (&"draining".into(), &1.into())
+        );
+    }
+    let health = world.get("/healthz");
+    assert_eq!(health.status, 200);
+    assert_eq!(health.json()["status"], "draining");
+    let stats = world.get("/api/stats").json();
+    assert_eq!(
+        (&stats["draining"], &stats["load"]),
+        (&true.into(), &250.into())
+    );
+    for reply in [
+        world.get("/create?room=2&member=1"),
+        world.post(r#"{"room": 2, "members": [1]}"#),
+    ] {
+        assert_eq!(reply.status, 503);
+        assert!(reply.text().contains("the server drains"), "{reply:?}");
+    }
 }
 
 #[test]

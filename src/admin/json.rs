@@ -13,7 +13,7 @@ use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
 use crate::fields::Fields;
-use crate::io::metrics::{JournalStats, ShellCounters, Stats};
+use crate::io::metrics::{JournalStats, Load, ShellCounters, Stats};
 use crate::io::recordings::{Entry, Page};
 use crate::operations::{Created, Located};
 
@@ -213,9 +213,15 @@ pub fn error(field: Option<&str>, reason: &str) -> Vec<u8> {
     bytes(&json!({ "error": { "field": field, "reason": reason } }))
 }
 
+/// The server drains.
+pub fn draining(load: &Load) -> Vec<u8> {
+    bytes(&json!({ "state": "draining", "rooms": load.rooms }))
+}
+
 /// Whether the server is well.
-pub fn health(degraded: Option<&str>) -> Vec<u8> {
+pub fn health(degraded: Option<&str>, draining: bool) -> Vec<u8> {
     bytes(&match degraded {
+        None if draining => json!({ "status": "draining" }),
         None => json!({ "status": "ok" }),
         Some(reason) => json!({ "status": "degraded", "reason": reason }),
     })
@@ -226,6 +232,8 @@ pub fn stats(stats: &Stats, http: &HttpCounters) -> Vec<u8> {
     bytes(&json!({
         "uptime_s": stats.uptime.as_secs_f64(),
         "degraded": stats.degraded,
+        "draining": stats.draining,
+        "load": stats.load,
         "frame_lateness_ms": lateness_ms(&stats.engine.frame_lateness_us),
         "loop_lateness_ms": lateness_ms(&stats.shell.loop_lateness_us),
         "engine": engine(&stats.engine),

@@ -11,6 +11,7 @@
 //! | GET | `/api/recordings` | the matches that were recorded, the newest first |
 //! | GET | `/api/recordings/{match}` | one of them, as a file |
 //! | GET | `/api/stats` | every counter |
+//! | POST | `/api/drain` | takes no new rooms from now on, and ends with the last one |
 //! | GET | `/healthz` | 200, or 503 with the reason |
 //! | GET | `/livez` | 204 if HTTP alone works; the watchdog's question |
 //!
@@ -140,6 +141,7 @@ pub fn answer(
         (["api", "recordings"], Method::Get | Method::Head) => list_recordings(desk, query),
         (["api", "recordings", id], Method::Get | Method::Head) => give_recording(desk, id),
         (["api", "stats"], Method::Get | Method::Head) => stats(desk),
+        (["api", "drain"], Method::Post) => drain(desk, head),
         (["healthz"], Method::Get | Method::Head) => health(desk),
         (["livez"], Method::Get | Method::Head) => Answer::new(204, TEXT, Vec::new()),
         (
@@ -150,6 +152,7 @@ pub fn answer(
             _,
         ) => Answer::wrong_method("GET, HEAD"),
         (["create"], _) => Answer::wrong_method("GET"),
+        (["api", "drain"], _) => Answer::wrong_method("POST"),
         (["api", "rooms"], _) => Answer::wrong_method("GET, HEAD, POST"),
         (["api", "rooms", _], _) => Answer::wrong_method("GET, HEAD, DELETE"),
         _ => Answer::error(
@@ -348,13 +351,23 @@ fn stats(desk: &Desk) -> Answer {
     }
 }
 
+fn drain(desk: &Desk, head: &Head<'_>) -> Answer {
+    if let Err(answer) = same_site(head) {
+        return answer;
+    }
+    match desk.operations.drain() {
+        Ok(load) => Answer::new(202, JSON, json::draining(&load)),
+        Err(refusal) => Answer::refusal(refusal),
+    }
+}
+
 fn health(desk: &Desk) -> Answer {
-    let degraded = match desk.operations.stats() {
-        Ok(stats) => stats.degraded,
-        Err(error) => Some(error.to_string()),
+    let (degraded, draining) = match desk.operations.stats() {
+        Ok(stats) => (stats.degraded, stats.draining),
+        Err(error) => (Some(error.to_string()), false),
     };
     let status = if degraded.is_some() { 503 } else { 200 };
-    Answer::new(status, JSON, json::health(degraded.as_deref()))
+    Answer::new(status, JSON, json::health(degraded.as_deref(), draining))
 }
 
 /// Refuses what a browser sends because a page of another site told it to. Programs send
@@ -378,7 +391,7 @@ fn same_site(head: &Head<'_>) -> Result<(), Answer> {
     Err(Answer::error(
         403,
         None,
-        "a page of another site must not create or close rooms; open this server's own page",
+        "a page of another site must not change anything here; open this server's own page",
     ))
 }
 
@@ -476,9 +489,10 @@ impl Answer {
     fn not_created(error: &CreateError) -> Answer {
         match error {
             CreateError::Exists { .. } => Answer::error(409, Some("room"), &error.to_string()),
-            CreateError::Full { .. } | CreateError::Late | CreateError::Stopping => {
-                Answer::error(503, None, &error.to_string())
-            }
+            CreateError::Full { .. }
+            | CreateError::Late
+            | CreateError::Draining
+            | CreateError::Stopping => Answer::error(503, None, &error.to_string()),
             CreateError::Invalid { field, reason } => Answer::error(400, Some(field), reason),
         }
     }
@@ -571,6 +585,9 @@ mod tests {
             ("/api/recordings/1", Method::Head, 404),
             ("/api/recordings/1", Method::Delete, 405),
             ("/api/stats", Method::Other, 405),
+            ("/api/drain", Method::Post, 503),
+            ("/api/drain", Method::Get, 405),
+            ("/api/drain/1", Method::Post, 404),
             ("/healthz", Method::Get, 503),
             ("/livez", Method::Get, 204),
             ("/nowhere", Method::Get, 404),
@@ -592,7 +609,7 @@ mod tests {
 
     /// Everything that shows players or changes something, with the status it has without a
     /// loop, and paths that do not exist.
-    const GUARDED: [(Method, &str, u16); 13] = [
+    const GUARDED: [(Method, &str, u16); 15] = [
         (Method::Get, "/create?room=1&member=1", 503),
         (Method::Post, "/create", 405),
         (Method::Get, "/api/rooms", 503),
@@ -604,6 +621,8 @@ mod tests {
         (Method::Get, "/api/recordings", 404),
         (Method::Get, "/api/recordings/1", 404),
         (Method::Get, "/api/stats", 503),
+        (Method::Post, "/api/drain", 503),
+        (Method::Get, "/api/drain", 405),
         (Method::Get, "http://here/api/stats", 503),
         (Method::Get, "//api/stats", 404),
     ];
@@ -742,7 +761,12 @@ mod tests {
             target: "/api/rooms/1",
             ..GET
         };
-        for head in [create, post, delete] {
+        let drain = Head {
+            method: Method::Post,
+            target: "/api/drain",
+            ..GET
+        };
+        for head in [create, post, delete, drain] {
             let here = Some("http://127.0.0.1:10002");
             for (origin, fetch_site, status) in [
                 (None, None, 503),

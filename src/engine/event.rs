@@ -106,6 +106,19 @@ pub enum Event {
         player: PlayerId,
         /// Of which room.
         room: RoomId,
+        /// Of which match.
+        match_id: MatchId,
+    },
+    /// A player told a result that it had not told before.
+    ResultGiven {
+        /// Its room.
+        room: RoomId,
+        /// The match.
+        match_id: MatchId,
+        /// Who.
+        player: PlayerId,
+        /// The winner.
+        winner: u64,
     },
     /// A session that holds a seat goes on at another address.
     SessionMoved {
@@ -144,6 +157,8 @@ pub enum Event {
         player: PlayerId,
         /// Of which room.
         room: RoomId,
+        /// Of which match.
+        match_id: MatchId,
         /// Why.
         reason: Disconnect,
     },

@@ -317,6 +317,7 @@ impl Server {
         }
         let addr = self.sessions[key].addr;
         let id = self.rooms[room].room.id();
+        let match_id = self.rooms[room].room.match_id();
         match claim {
             Claim::Seat(seat) => {
                 let player = self.rooms[room].room.player_at(seat.into());
@@ -324,6 +325,7 @@ impl Server {
                     addr,
                     player,
                     room: id,
+                    match_id,
                 });
                 let version = self.sessions[key].version;
                 self.in_room(now, room, |room, now, out| {
@@ -370,6 +372,7 @@ impl Server {
         let mut out = std::mem::take(&mut self.scratch.outbox);
         let moment = self.now(now);
         let room = &mut self.rooms[key].room;
+        let was_over = room.is_over();
         let result = contain(self.contains_panics, || call(room, moment, &mut out));
         match result {
             Ok(result) => {
@@ -379,7 +382,7 @@ impl Server {
             Err(text) => {
                 out.clear();
                 self.scratch.outbox = out;
-                self.fail_room(now, key, text);
+                self.fail_room(now, key, was_over, text);
                 None
             }
         }
@@ -399,11 +402,11 @@ impl Server {
     /// Ends the match of a room in which something panicked. What the room held cannot be
     /// trusted; an empty one of the same match takes its place and is over, so that its
     /// clients get Close and everything else goes its usual way. If that panics, too, nothing
-    /// here can be trusted, and it goes on to the caller.
-    fn fail_room(&mut self, now: Time, key: RoomKey, text: String) {
+    /// here can be trusted, and it goes on to the caller. `was_over`: the match had ended before the
+    /// call that panicked, and that was told.
+    fn fail_room(&mut self, now: Time, key: RoomKey, was_over: bool, text: String) {
         let emptied = self.rooms[key].room.emptied(self.now(now));
         let slot = &mut self.rooms[key];
-        let was_over = slot.room.is_over();
         slot.room = emptied;
         let watchers = std::mem::take(&mut slot.watchers);
         let held: Vec<Seat> = (0..slot.sessions.len())
@@ -424,7 +427,7 @@ impl Server {
         }
         room.end(moment, OverReason::Failed, &mut out);
         if was_over {
-            // That was told and counted when it ended.
+            // That was counted, too.
             out.retain(|effect| !matches!(effect, Effect::Over(_)));
         }
         self.finish_call(now, key, out);
@@ -492,6 +495,15 @@ impl Server {
                     room: id,
                     match_id,
                     wait,
+                });
+            }
+            Effect::Result(seat, winner) => {
+                let player = room.player_at((*seat).into());
+                self.tell(Event::ResultGiven {
+                    room: id,
+                    match_id,
+                    player,
+                    winner: *winner,
                 });
             }
             Effect::Over(reason) => {
@@ -574,6 +586,7 @@ impl Server {
         if !session.takes_frames(now) {
             return;
         }
+        let was_over = room.is_over();
         let pumped = contain(self.contains_panics, || {
             while session.link().backlog() < FRAME_SEGMENTS_IN_KCP_MAX
                 && room.next_packet(spot, |packet| session.send(now, packet))
@@ -583,7 +596,7 @@ impl Server {
         match pumped {
             Ok(true) => self.say(now, key, &Downlink::Close),
             Ok(false) => {}
-            Err(text) => return self.fail_room(now, room_key, text),
+            Err(text) => return self.fail_room(now, room_key, was_over, text),
         }
         self.pump_fetched(now, key, room_key, spot);
     }
@@ -595,6 +608,7 @@ impl Server {
         if !room.may_send_fetched(spot) || !session.takes_fetched() {
             return;
         }
+        let was_over = room.is_over();
         let pumped = contain(self.contains_panics, || {
             let most = session.link().backlog() + FETCHED_SEGMENTS_MAX;
             while session.link().backlog() < most
@@ -603,7 +617,7 @@ impl Server {
             session.has_fetched();
         });
         if let Err(text) = pumped {
-            self.fail_room(now, room_key, text);
+            self.fail_room(now, room_key, was_over, text);
         }
     }
 
@@ -834,6 +848,35 @@ mod tests {
         let counters = rig.server.counters();
         assert_eq!((counters.rooms, counters.matches_over), (1, 1));
         rig.server.assert_invariants();
+    }
+
+    #[test]
+    fn a_panic_in_the_call_that_ends_a_match_is_counted_and_told_over_once() {
+        let mut rig = Rig::playing();
+        let (key, now) = (rig.key(1), rig.now);
+        rig.server.in_room(now, key, |room, now, out| -> () {
+            room.end(now, OverReason::Closed, out);
+            panic!("half-way")
+        });
+        rig.server.assert_invariants();
+        rig.run(4000);
+        let counters = rig.server.counters();
+        assert_eq!((counters.rooms, counters.matches_over), (1, 1));
+        let events = std::iter::from_fn(|| rig.server.poll_event());
+        let over: Vec<Event> = events
+            .filter(|event| matches!(event, Event::MatchOver { .. }))
+            .collect();
+        assert!(
+            matches!(
+                over[..],
+                [Event::MatchOver {
+                    room: RoomId(1),
+                    reason: OverReason::Failed,
+                    ..
+                }]
+            ),
+            "{over:?}"
+        );
     }
 
     #[test]

@@ -299,6 +299,11 @@ impl Server {
         self.sessions.len()
     }
 
+    /// How many rooms there are, those among them that are over and stay a little longer.
+    pub fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
     /// Whether something that a peer should still get is outstanding.
     pub fn has_outstanding(&self) -> bool {
         let outstanding = |key, backlog| backlog > 0 || self.is_owed(key);
@@ -430,17 +435,17 @@ impl Server {
         }
         let written = self.written_of_restored(&back, next, segment);
         let key = self.insert_room(RoomSlot::new(back, written));
-        if restored.head >= self.rooms[key].room.rules().max_frames {
-            // Only the word of its end was torn off.
-            let reason = OverReason::MaxFrames;
-            self.in_room(now, key, |room, now, out| room.end(now, reason, out));
-        }
         self.counters.rooms_restored += 1;
         self.tell(Event::MatchRestored {
             room,
             match_id,
             frames: restored.head,
         });
+        if restored.head >= self.rooms[key].room.rules().max_frames {
+            // Only the word of its end was torn off.
+            let reason = OverReason::MaxFrames;
+            self.in_room(now, key, |room, now, out| room.end(now, reason, out));
+        }
         self.check_invariants();
         Ok(())
     }
@@ -861,11 +866,13 @@ impl Server {
         if let Place::Holds(key, spot) = session.place {
             let addr = session.addr;
             let room = self.rooms[key].room.id();
+            let match_id = self.rooms[key].room.match_id();
             self.tell(match spot {
                 Spot::Seat(seat) => Event::SeatLeft {
                     addr,
                     player: self.rooms[key].room.player_at(seat.into()),
                     room,
+                    match_id,
                     reason,
                 },
                 Spot::Watcher(_) => Event::WatcherLeft { addr, room, reason },

@@ -44,6 +44,8 @@ pub enum Control {
     Stats(Answer<Box<Stats>>),
     /// Show how much there is to do.
     Load(Answer<Load>),
+    /// Take no new rooms from now on, and end with the last one. Shows how much there is to do.
+    Drain(Answer<Load>),
     /// Show which rooms there are whose match is not over.
     RoomIds(Answer<Vec<(RoomId, MatchId)>>),
 }
@@ -196,6 +198,15 @@ impl Handle {
     /// [`Unavailable`] if the loop gave no answer.
     pub fn load(&self) -> Result<Load, Unavailable> {
         self.ask(Control::Load)
+    }
+
+    /// Lets the server take no new rooms from now on, and end with the last one. Shows how much
+    /// there is to do.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn drain(&self) -> Result<Load, Unavailable> {
+        self.ask(Control::Drain)
     }
 
     /// Posts a command and waits for nothing: for who must not block. Its answer comes where it

@@ -27,6 +27,7 @@ use crate::engine::view::{CreateError, OverReason, RoomView};
 use crate::engine::wire::frame::{Command, Frame, FrameInput, Input, decode_frames};
 use crate::engine::wire::frame::{encode_frame, encode_input};
 use crate::engine::wire::message::{ConnectCode, Fetched, WatchFrom};
+use crate::io::feed::RoomEvent;
 use crate::limits::{
     FRAME_BYTES_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX,
 };
@@ -155,6 +156,10 @@ pub enum Violation {
     SessionLost { conn: Conn, reason: Disconnect },
     #[error("room {room}: {what}")]
     Rooms { room: RoomId, what: String },
+    #[error("those who follow rooms are told what may not be: {0:?}")]
+    Told(RoomEvent),
+    #[error("those who follow rooms were told of other matches than there are")]
+    Untold,
     #[error("{addr} was given the seat of player {player} without a proof of address")]
     Unproved { addr: SocketAddr, player: PlayerId },
     #[error("the session of player {player} has moved to {to}, where its client is not")]
@@ -511,7 +516,10 @@ impl Oracle {
                 let running = self.matches.iter().filter(runs).count();
                 running >= max || held >= 2 * max as u64
             }
-            CreateError::Invalid { .. } | CreateError::Late | CreateError::Stopping => false,
+            CreateError::Invalid { .. }
+            | CreateError::Late
+            | CreateError::Draining
+            | CreateError::Stopping => false,
         };
         let what = || format!("not created: {error}");
         right

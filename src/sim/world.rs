@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::chronicle::Chronicle;
 use super::crash::{Crashes, Lives};
 use super::fault::{Fault, Happened};
 use super::network::{Arrival, Author, Faults, Network, Tally, shut_window};
@@ -304,6 +305,8 @@ pub struct World {
     pub(super) unix_us: u64,
     /// The lives of the server, and its journal.
     pub(super) lives: Lives,
+    /// What its life is told to those who follow its rooms.
+    pub(super) chronicle: Chronicle,
     pub(super) network: Network,
     /// What has come for the server since its last turn.
     pub(super) inbox: Vec<Arrival>,
@@ -379,6 +382,7 @@ impl World {
             server_addr,
             unix_us,
             lives,
+            chronicle: Chronicle::default(),
             network: Network::new(server_addr, faults, rng.fork()),
             inbox: Vec::new(),
             commands: Vec::new(),
@@ -474,6 +478,9 @@ impl World {
         let Some(at) = self.next_moment() else {
             let counters = self.counters();
             self.oracle.must_be_empty(&counters, self.ever_late)?;
+            if !self.chronicle.agrees(&self.server.room_ids()) {
+                return Err(Violation::Untold);
+            }
             return self.judge_journal().map(|()| false);
         };
         self.step += 1;
@@ -843,6 +850,7 @@ impl World {
         let now = self.now;
         while let Some(event) = self.server.poll_event() {
             self.note(format!("server: {event:?}"));
+            self.chronicle.hear(&event).map_err(Violation::Told)?;
             match event {
                 Event::MatchStarted { match_id, wait, .. } => {
                     let us = self.unix_us + now.as_micros();
@@ -886,8 +894,10 @@ impl World {
                 Event::SessionMoved {
                     from, to, player, ..
                 } => self.session_moved((from, to), player)?,
-                Event::RoomCreated { .. } | Event::MatchRestored { .. } | Event::Refused { .. } => {
-                }
+                Event::RoomCreated { .. }
+                | Event::MatchRestored { .. }
+                | Event::ResultGiven { .. }
+                | Event::Refused { .. } => {}
             }
         }
         Ok(())

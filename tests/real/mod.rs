@@ -115,9 +115,30 @@ impl RealServer {
 
     /// Sends it a signal and waits for its end: its exit status, if it was not killed.
     #[cfg(unix)]
-    pub(crate) fn end(mut self, signal: rustix::process::Signal) -> Option<i32> {
+    pub(crate) fn end(self, signal: rustix::process::Signal) -> Option<i32> {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Sends it a signal.
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         use rustix::process::{Pid, kill_process};
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end: its exit status, if it was not killed.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        let began = Instant::now();
+        while self.runs() {
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
         self.child.wait().unwrap().code()
     }
 

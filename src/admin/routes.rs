@@ -6,10 +6,11 @@
 //! | GET | `/` | the page |
 //! | GET | `/create?room=1&member=1,2` | creates a room; the original server's text |
 //! | GET, POST | `/api/rooms` | the rooms, or a new one |
-//! | GET, DELETE | `/api/rooms/{room}` | a room, or its end |
+//! | GET, DELETE | `/api/rooms/{room}` | a room, or its end, wherever in the cluster; here with `here=1` |
 //! | GET | `/api/matches/{match}` | a match, also for a while after its end |
 //! | GET | `/api/recordings` | the matches that were recorded, the newest first |
 //! | GET | `/api/recordings/{match}` | one of them, as a file |
+//! | GET | `/api/cluster` | the nodes of the cluster |
 //! | GET | `/api/stats` | every counter |
 //! | GET | `/healthz` | 200, or 503 with the reason |
 //! | GET | `/livez` | 204 if HTTP alone works; the watchdog's question |
@@ -29,10 +30,9 @@ use super::guard::Stop;
 use super::order::{BadField, id, quote};
 use super::{json, query};
 use crate::engine::id::{MatchId, RoomId};
-use crate::engine::view::CreateError;
 use crate::io::recordings::{ReadError, Recordings};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_TARGET_BYTES_MAX};
-use crate::operations::{Created, Located, Refusal};
+use crate::operations::{Created, Home, Kind, Located, Refusal, Scope};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -134,18 +134,19 @@ pub fn answer(
         (["create"], Method::Get) => create_as_text(desk, head, query),
         (["api", "rooms"], Method::Get | Method::Head) => list(desk, query),
         (["api", "rooms"], Method::Post) => create_as_json(desk, head, body),
-        (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room),
-        (["api", "rooms", room], Method::Delete) => close(desk, head, room),
+        (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room, query),
+        (["api", "rooms", room], Method::Delete) => close(desk, head, room, query),
         (["api", "matches", id], Method::Get | Method::Head) => show_match(desk, id),
         (["api", "recordings"], Method::Get | Method::Head) => list_recordings(desk, query),
         (["api", "recordings", id], Method::Get | Method::Head) => give_recording(desk, id),
+        (["api", "cluster"], Method::Get | Method::Head) => cluster(desk),
         (["api", "stats"], Method::Get | Method::Head) => stats(desk),
         (["healthz"], Method::Get | Method::Head) => health(desk),
         (["livez"], Method::Get | Method::Head) => Answer::new(204, TEXT, Vec::new()),
         (
             [""]
             | ["healthz" | "livez"]
-            | ["api", "stats" | "recordings"]
+            | ["api", "cluster" | "stats" | "recordings"]
             | ["api", "matches" | "recordings", _],
             _,
         ) => Answer::wrong_method("GET, HEAD"),
@@ -172,6 +173,12 @@ fn split(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }
 
+/// Whether the answer to such a request may have to wait for another node of the cluster.
+pub(super) fn may_wait(desk: &Desk, target: &str) -> bool {
+    let (path, _) = split(target);
+    desk.operations.is_in_cluster() && (path == "/create" || path.starts_with("/api/rooms"))
+}
+
 fn page() -> Answer {
     let nonce = match random() {
         Ok(bytes) => Base64UrlUnpadded::encode_string(&bytes),
@@ -188,15 +195,19 @@ fn page() -> Answer {
 }
 
 /// The original's text, so that programs written for it read it as before. What is new
-/// stands after it: the seed, which the original did not tell, the match, tickets, and what lets
-/// somebody watch.
+/// stands after it: the seed, which the original did not tell, the match, tickets, what lets
+/// somebody watch, and in a cluster where the room is.
 fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     if let Err(answer) = same_site(head) {
         return answer.into_text();
     }
     let created = query::parse(query, desk.operations.bounds)
         .map_err(|bad| Answer::bad_field(&bad))
-        .and_then(|order| desk.operations.create(order).map_err(Answer::refusal));
+        .and_then(|order| {
+            desk.operations
+                .create(order)
+                .map_err(|refusal| Answer::refusal(&refusal))
+        });
     let created = match created {
         Ok(created) => created,
         Err(answer) => return answer.into_text(),
@@ -208,7 +219,7 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
         watch_secret,
         ..
     } = created;
-    let view = room.view;
+    let Located { view, home } = room;
     let members: Vec<String> = view
         .seats
         .iter()
@@ -233,6 +244,11 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     }
     if let Some(secret) = watch_secret {
         write!(text, " room.Watch=[{secret}]").expect("a string takes everything");
+    }
+    if let Some(home) = home {
+        let Home { node, address } = home;
+        write!(text, " room.Node=[{node}] room.Address=[{address}]")
+            .expect("a string takes everything");
     }
     Answer::new(200, TEXT, text.into_bytes())
 }
@@ -262,7 +278,11 @@ fn create_as_json(
         .and_then(|body| {
             json::parse(&body, desk.operations.bounds).map_err(|bad| Answer::bad_field(&bad))
         })
-        .and_then(|order| desk.operations.create(order).map_err(Answer::refusal));
+        .and_then(|order| {
+            desk.operations
+                .create(order)
+                .map_err(|refusal| Answer::refusal(&refusal))
+        });
     match created {
         Ok(created) => Answer::new(201, JSON, json::created(&created)),
         Err(answer) => answer,
@@ -276,18 +296,20 @@ fn list(desk: &Desk, query: &str) -> Answer {
     };
     match desk.operations.rooms(part.from, part.limit) {
         Ok(page) => Answer::new(200, JSON, json::rooms(&page)),
-        Err(refusal) => Answer::refusal(refusal),
+        Err(refusal) => Answer::refusal(&refusal),
     }
 }
 
-fn show_room(desk: &Desk, room: &str) -> Answer {
-    match id("room", room) {
-        Ok(id) => {
-            let found = desk.operations.room(RoomId(id));
-            Answer::found("room", &format!("there is no room {id}"), found)
-        }
-        Err(bad) => Answer::bad_field(&bad),
-    }
+fn show_room(desk: &Desk, room: &str, query: &str) -> Answer {
+    let found = asked(room, query).map(|(room, scope)| (room, desk.operations.room(room, scope)));
+    found.map_or_else(|answer| answer, |(room, found)| Answer::room(room, found))
+}
+
+/// Which room is meant, and where it is looked for.
+fn asked(room: &str, query: &str) -> Result<(RoomId, Scope), Answer> {
+    let room = id("room", room).map_err(|bad| Answer::bad_field(&bad))?;
+    let scope = query::scope(query).map_err(|bad| Answer::bad_field(&bad))?;
+    Ok((RoomId(room), scope))
 }
 
 fn show_match(desk: &Desk, match_id: &str) -> Answer {
@@ -301,17 +323,11 @@ fn show_match(desk: &Desk, match_id: &str) -> Answer {
     }
 }
 
-fn close(desk: &Desk, head: &Head<'_>, room: &str) -> Answer {
-    if let Err(answer) = same_site(head) {
-        return answer;
-    }
-    match id("room", room) {
-        Ok(id) => {
-            let found = desk.operations.close(RoomId(id));
-            Answer::found("room", &format!("there is no room {id}"), found)
-        }
-        Err(bad) => Answer::bad_field(&bad),
-    }
+fn close(desk: &Desk, head: &Head<'_>, room: &str, query: &str) -> Answer {
+    let found = same_site(head)
+        .and_then(|()| asked(room, query))
+        .map(|(room, scope)| (room, desk.operations.close(room, scope)));
+    found.map_or_else(|answer| answer, |(room, found)| Answer::room(room, found))
 }
 
 fn list_recordings(desk: &Desk, query: &str) -> Answer {
@@ -341,20 +357,33 @@ fn recordings_of(desk: &Desk) -> Result<&Recordings, Answer> {
     recordings.ok_or_else(|| Answer::error(404, None, reason))
 }
 
+/// The nodes; alone, none.
+fn cluster(desk: &Desk) -> Answer {
+    let view = desk.operations.cluster();
+    Answer::new(200, JSON, json::cluster(view.as_ref()))
+}
+
 fn stats(desk: &Desk) -> Answer {
     match desk.operations.stats() {
         Ok(stats) => Answer::new(200, JSON, json::stats(&stats, &desk.counters)),
-        Err(refusal) => Answer::refusal(refusal),
+        Err(refusal) => Answer::refusal(&refusal),
     }
 }
 
+/// Whether the server is well. What is wrong with the cluster (etcd is away, a room is another node's
+/// too) is told beside it and changes no status: whoever ends servers that are not well must not
+/// end one whose matches go on.
 fn health(desk: &Desk) -> Answer {
     let degraded = match desk.operations.stats() {
         Ok(stats) => stats.degraded,
         Err(error) => Some(error.to_string()),
     };
     let status = if degraded.is_some() { 503 } else { 200 };
-    Answer::new(status, JSON, json::health(degraded.as_deref()))
+    Answer::new(
+        status,
+        JSON,
+        json::health(degraded.as_deref(), &desk.operations.warnings()),
+    )
 }
 
 /// Refuses what a browser sends because a page of another site told it to. Programs send
@@ -465,21 +494,18 @@ impl Answer {
         }
     }
 
-    fn refusal(refusal: Refusal) -> Answer {
-        match refusal {
-            Refusal::Unavailable(error) => Answer::error(503, None, &error.to_string()),
-            Refusal::Create(error) => Answer::not_created(&error),
-            Refusal::NoRandomness => Answer::no_randomness(),
-        }
-    }
-
-    fn not_created(error: &CreateError) -> Answer {
-        match error {
-            CreateError::Exists { .. } => Answer::error(409, Some("room"), &error.to_string()),
-            CreateError::Full { .. } | CreateError::Late | CreateError::Stopping => {
-                Answer::error(503, None, &error.to_string())
-            }
-            CreateError::Invalid { field, reason } => Answer::error(400, Some(field), reason),
+    fn refusal(refusal: &Refusal) -> Answer {
+        let status = match refusal.kind() {
+            Kind::Invalid => 400,
+            Kind::Exists => 409,
+            Kind::KeyUsed => 422,
+            Kind::Internal => 500,
+            Kind::Full | Kind::Unavailable | Kind::Unsure => 503,
+        };
+        let (field, reason) = (refusal.field(), refusal.reason());
+        match refusal.kind() {
+            Kind::Unsure => Answer::new(status, JSON, json::unsure(&reason)),
+            _ => Answer::error(status, field, &reason),
         }
     }
 
@@ -497,11 +523,15 @@ impl Answer {
         Answer::error(500, None, "the system gives no random numbers")
     }
 
+    fn room(room: RoomId, found: Result<Option<Located>, Refusal>) -> Answer {
+        Answer::found("room", &format!("there is no room {room}"), found)
+    }
+
     fn found(field: &str, missing: &str, found: Result<Option<Located>, Refusal>) -> Answer {
         match found {
             Ok(Some(room)) => Answer::new(200, JSON, json::room(&room)),
             Ok(None) => Answer::error(404, Some(field), missing),
-            Err(refusal) => Answer::refusal(refusal),
+            Err(refusal) => Answer::refusal(&refusal),
         }
     }
 }
@@ -570,6 +600,11 @@ mod tests {
             ("/api/recordings", Method::Post, 405),
             ("/api/recordings/1", Method::Head, 404),
             ("/api/recordings/1", Method::Delete, 405),
+            ("/api/rooms/1?here=1", Method::Get, 503),
+            ("/api/rooms/1?here=x", Method::Get, 400),
+            ("/api/rooms/1?here=2", Method::Delete, 400),
+            ("/api/cluster", Method::Get, 200),
+            ("/api/cluster", Method::Post, 405),
             ("/api/stats", Method::Other, 405),
             ("/healthz", Method::Get, 503),
             ("/livez", Method::Get, 204),
@@ -592,7 +627,7 @@ mod tests {
 
     /// Everything that shows players or changes something, with the status it has without a
     /// loop, and paths that do not exist.
-    const GUARDED: [(Method, &str, u16); 13] = [
+    const GUARDED: [(Method, &str, u16); 14] = [
         (Method::Get, "/create?room=1&member=1", 503),
         (Method::Post, "/create", 405),
         (Method::Get, "/api/rooms", 503),
@@ -603,6 +638,7 @@ mod tests {
         (Method::Get, "/api/matches/1", 503),
         (Method::Get, "/api/recordings", 404),
         (Method::Get, "/api/recordings/1", 404),
+        (Method::Get, "/api/cluster", 200),
         (Method::Get, "/api/stats", 503),
         (Method::Get, "http://here/api/stats", 503),
         (Method::Get, "//api/stats", 404),

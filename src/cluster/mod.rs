@@ -11,6 +11,7 @@ use thiserror::Error;
 
 pub mod node;
 pub mod options;
+pub mod placement;
 #[cfg(feature = "cluster")]
 pub mod runtime;
 

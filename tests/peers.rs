@@ -7,21 +7,25 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use fake::{BOUNDS, Loop, id, order, start_loop};
 use lockstep_server::admin::guard::{AdminToken, Guard};
+use lockstep_server::admin::order::Order;
 use lockstep_server::admin::{self, Admin, AdminConfig};
-use lockstep_server::cluster::PeerError;
 use lockstep_server::cluster::node::{Address, Instance, NodeRecord, NodeState};
 use lockstep_server::cluster::pb::lockstep_server::{Lockstep, LockstepServer};
 use lockstep_server::cluster::pb::{self, CreateRoomRequest, CreateRoomResponse};
 use lockstep_server::cluster::peers::Peers;
 use lockstep_server::cluster::runtime::Runtime;
+use lockstep_server::cluster::{
+    Claim, Claimed, Cluster, Holder, NoEtcd, PeerError, RequestKey, Seen,
+};
 use lockstep_server::engine::id::RoomId;
 use lockstep_server::engine::view::{OverReason, Phase};
-use lockstep_server::operations::Operations;
+use lockstep_server::operations::{Created, Located, Operations};
+use serde_json::Value;
 use tonic::{Code, Request, Response, Status};
 
 mod fake;
@@ -224,7 +228,7 @@ fn hostile_answers_leave_it_open_what_was_done() {
     let room_2 = r#"{"room":"2","match":"5","phase":"waiting","over":null,"frame":0,
         "max_frames":1,"hz":1,"broadcast_every":1,"input_bytes":0,"seed":0,"created":0,
         "started":null,"log_bytes":0,"watchers":0,"watchers_max":0,"watch_delay":0,"seats":[],
-        "secret":"x"}"#;
+        "secret":"0123456789abcdef0123456789abcdef"}"#;
     for (name, addr) in [
         ("nothing", hostile(|_| ())),
         ("no HTTP", answers("hello\r\n\r\n".to_owned())),
@@ -252,6 +256,164 @@ fn hostile_answers_leave_it_open_what_was_done() {
     let b = node(Some(answers(with_body("503 No", "busy"))), None);
     let error = peers.create_at(&b, &order(CREATE)).unwrap_err();
     assert!(matches!(error, PeerError::Unable { .. }), "{error}");
+}
+
+/// A node that asks the other one over HTTP; there is no etcd.
+struct Member {
+    own: NodeRecord,
+    other: OnceLock<NodeRecord>,
+    peers: Peers,
+}
+
+impl Cluster for Member {
+    fn own(&self) -> NodeRecord {
+        self.own.clone()
+    }
+
+    fn others(&self) -> Vec<Seen> {
+        let other = self.other.get().cloned();
+        let seen = other.map(|record| Seen { record, age_ms: 0 });
+        seen.into_iter().collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        vec!["etcd does not answer".to_owned()]
+    }
+
+    fn claim(&self, _: RoomId, _: Option<&RequestKey>) -> Claimed {
+        Claimed::Unclaimed
+    }
+
+    fn release(&self, _: Claim) {}
+
+    fn holder(&self, _: RoomId) -> Result<Option<Holder>, NoEtcd> {
+        let other = self.other.get().unwrap();
+        Ok(Some(Holder {
+            node: other.id.clone(),
+            instance: other.instance,
+            request: None,
+        }))
+    }
+
+    fn create_at(&self, node: &NodeRecord, order: &Order) -> Result<Created, PeerError> {
+        self.peers.create_at(node, order)
+    }
+
+    fn room_at(&self, node: &NodeRecord, room: RoomId) -> Result<Option<Located>, PeerError> {
+        self.peers.room_at(node, room)
+    }
+
+    fn close_at(&self, node: &NodeRecord, room: RoomId) -> Result<Option<Located>, PeerError> {
+        self.peers.close_at(node, room)
+    }
+}
+
+/// Two servers that know each other.
+struct Pair {
+    _runtime: Runtime,
+    admins: Vec<Admin>,
+}
+
+impl Pair {
+    fn start() -> Pair {
+        let runtime = Runtime::start().unwrap();
+        let mut members: Vec<Arc<Member>> = Vec::new();
+        let mut admins = Vec::new();
+        for (name, number) in [("a", 1), ("b", 2)] {
+            let (control, _) = start_loop(100);
+            // The port is known once it listens; nobody asks before.
+            let addr = nobody();
+            let mut own = node(Some(addr), None);
+            own.id = id(name);
+            own.instance = Instance(number);
+            let member = Arc::new(Member {
+                own,
+                other: OnceLock::new(),
+                peers: Peers::new(runtime.handle().clone(), None),
+            });
+            let operations = Operations::new(control, BOUNDS, None);
+            let operations = operations.in_cluster(Arc::clone(&member) as Arc<dyn Cluster>);
+            let admin = admin::start(AdminConfig::new(addr), Arc::new(operations));
+            admins.push(admin.unwrap());
+            members.push(member);
+        }
+        for (member, other) in [(0, 1), (1, 0)] {
+            members[member]
+                .other
+                .set(members[other].own.clone())
+                .unwrap();
+        }
+        Pair {
+            _runtime: runtime,
+            admins,
+        }
+    }
+
+    fn ask(&self, server: usize, method: &str, target: &str) -> (String, String) {
+        let addr = self.admins[server].local_addr();
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
+        write!(stream, "{head}\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for admin in self.admins.drain(..) {
+            admin.stop();
+        }
+    }
+}
+
+#[test]
+fn a_server_of_a_cluster_tells_where_its_rooms_are_and_who_is_there() {
+    let pair = Pair::start();
+    let (status, text) = pair.ask(0, "GET", "/create?room=1&member=1,2&place=b");
+    assert_eq!(status, "200", "{text}");
+    assert!(text.starts_with("room.ID=[1] room.Secret=["), "{text}");
+    assert!(
+        text.ends_with(" room.Node=[b] room.Address=[192.0.2.2:10086]"),
+        "{text}"
+    );
+    let json = |server, method: &str, target: &str, status: &str| -> Value {
+        let (got, text) = pair.ask(server, method, target);
+        assert_eq!(got, status, "{text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let room = json(0, "GET", "/api/rooms/1", "200");
+    assert_eq!((&room["node"], &room["room"]), (&"b".into(), &"1".into()));
+    let nothing = json(0, "GET", "/api/rooms/1?here=1", "404");
+    assert_eq!(nothing["error"]["field"], "room");
+    let view = json(0, "GET", "/api/cluster", "200");
+    assert_eq!(view["node"]["id"], "a");
+    assert_eq!(view["others"][0]["id"], "b");
+    assert_eq!(view["others"][0]["age_ms"], 0);
+    assert_eq!(view["warnings"][0], "etcd does not answer");
+    assert_eq!(json(1, "GET", "/api/cluster", "200")["node"]["rooms"], 1);
+    let closed = json(0, "DELETE", "/api/rooms/1", "200");
+    assert_eq!(closed["over"], "closed");
+}
+
+#[test]
+fn servers_that_ask_each_other_at_once_do_not_wait_for_each_other() {
+    let pair = Arc::new(Pair::start());
+    let ask = |number: usize| {
+        let pair = Arc::clone(&pair);
+        move || {
+            let place = ["b", "a"][number % 2];
+            let target = format!("/create?room={number}&member=1&place={place}");
+            pair.ask(number % 2, "GET", &target)
+        }
+    };
+    let threads: Vec<_> = (0..40).map(|number| thread::spawn(ask(number))).collect();
+    for thread in threads {
+        let (status, text) = thread.join().unwrap();
+        assert_eq!(status, "200", "{text}");
+    }
 }
 
 // --- gRPC ---------------------------------------------------------------------------------

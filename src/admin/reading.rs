@@ -11,7 +11,7 @@ use super::order::Order;
 use crate::cluster::node::{Address, NodeId};
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId};
 use crate::engine::view::{OverReason, Phase, RoomView, SeatView};
-use crate::limits::PLAYERS_PER_ROOM_RANGE;
+use crate::limits::{PLAYERS_PER_ROOM_RANGE, UPLINK_BODY_MAX};
 use crate::operations::{Created, Home, Located};
 
 /// Why an answer is none.
@@ -93,13 +93,32 @@ pub fn created(body: &[u8]) -> Result<Created, BadAnswer> {
     if !tickets.is_empty() && tickets.len() != read.seats.len() {
         return Err(BadAnswer::Field("ticket"));
     }
+    if !tickets.iter().all(|ticket| is_ticket(ticket)) {
+        return Err(BadAnswer::Field("ticket"));
+    }
+    let secret = read.secret.take().filter(|secret| is_secret(secret));
+    let watch_secret = read.watch_secret.take();
+    if !watch_secret.as_deref().is_none_or(is_secret) {
+        return Err(BadAnswer::Field("watch_secret"));
+    }
     Ok(Created {
-        secret: read.secret.take().ok_or(BadAnswer::Field("secret"))?,
+        secret: secret.ok_or(BadAnswer::Field("secret"))?,
         tickets,
-        watch_secret: read.watch_secret.take(),
+        watch_secret,
         serial: read.serial.unwrap_or(0),
         room: read.located()?,
     })
+}
+
+/// 32 digits, as [`crate::engine::auth::RoomSecret::to_hex`] makes them.
+fn is_secret(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The letters of a ticket, short enough for the Connect that it goes into.
+fn is_ticket(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=UPLINK_BODY_MAX).contains(&text.len()) && text.bytes().all(is_letter)
 }
 
 /// Reads an error.
@@ -259,9 +278,9 @@ mod tests {
         });
         Created {
             room: Located { view, home },
-            secret: "0123".into(),
+            secret: "0123456789abcdef".repeat(2),
             tickets: vec!["a.b".into(), "c.d".into()],
-            watch_secret: Some("4567".into()),
+            watch_secret: Some("fedcba9876543210".repeat(2)),
             serial: 12,
         }
     }
@@ -311,7 +330,10 @@ mod tests {
             ("\"player\":\"9\"", "\"player\":\"\""),
             ("\"node\":\"b\"", "\"node\":\"b\\n\""),
             ("[::1]:10086", "nowhere"),
-            ("\"secret\":\"0123\",", ""),
+            ("\"secret\":\"0123", "\"secret\":\"\\n123"),
+            ("\"secret\":\"0123", "\"secret\":\"123"),
+            ("\"watch_secret\":\"f", "\"watch_secret\":\"g"),
+            ("a.b", "a b"),
             (",\"ticket\":\"a.b\"", ""),
             ("\"seed\":-1", "\"seed\":1e99"),
             ("}", ""),

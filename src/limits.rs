@@ -577,6 +577,56 @@ pub const NODE_RECORD_BYTES_MAX: usize = 4096;
 /// Length of the key of a request: those of other services are UUIDs or hashes of 64 digits.
 pub const REQUEST_KEY_CHARS_MAX: usize = 64;
 
+/// Time for which the answer to a request with a key is given again.
+pub const REQUEST_KEYS_FOR: Duration = Duration::from_secs(600);
+
+/// Answers that are kept for that; the oldest go. 16 a second for the whole time.
+pub const REQUEST_KEYS_MAX: usize = 10_000;
+
+/// Seats in them, which are what makes an answer long: 250 bytes each, with a ticket.
+pub const REQUEST_KEY_SEATS_MAX: usize = 200_000;
+
+/// Time for which a request waits for another of the same key that is under way: one node is asked
+/// in that time, and its answer comes or does not.
+pub const REQUEST_KEY_PATIENCE: Duration = Duration::from_secs(6);
+
+/// Time after which a creation that the loop has not answered is given up for good: its request key
+/// and its claim are kept until then.
+pub const CREATION_LIFE: Duration = Duration::from_secs(60);
+
+/// Age from which on what a node told of itself is no ground for placing a room there: it is written
+/// every 5 s.
+pub const PLACE_RECORD_AGE_MAX: Duration = Duration::from_secs(20);
+
+/// Load of a loop, in thousandths of a core, from which on a room is placed there only if all nodes
+/// have as much: what is left is for the peaks of the matches that run.
+pub const PLACE_LOAD_MAX: u32 = 800;
+
+/// Nodes that are asked to take a room before it is refused: each may take seconds to say nothing.
+pub const PLACE_TRIES_MAX: usize = 3;
+
+/// Time for which a node that did not take a room is left alone.
+pub const PLACE_AVOID_FOR: Duration = Duration::from_secs(5);
+
+/// Time after which a new count of a node's rooms replaces the old one although placements there are
+/// under way, some of which it may count twice for a moment.
+pub const PLACE_COUNT_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Nodes that an error names.
+pub const NODES_NAMED_MAX: usize = 8;
+
+/// Time for a connection to another node: far more than a round trip around the world.
+pub const PEER_CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Time for its answer by each way: longer than its loop is waited for.
+pub const PEER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Bytes of its answer: a room of 256 seats with a ticket each takes 100 KiB.
+pub const PEER_ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Connections to other nodes that are kept: a thousand nodes, as far as they are asked.
+pub const PEER_CHANNELS_MAX: usize = 1000;
+
 // A frame in a message of its own must fit the length field.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
 // A frame fits a record, and so does a room of the most players: ids of ten bytes, and the rest.

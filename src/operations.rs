@@ -7,24 +7,34 @@
 //!
 //! A loop that does not answer costs an asker two seconds. So that a few slow answers do not
 //! occupy all workers for long, what is asked in the second after one is refused at once.
+//!
+//! - `creating` is how a room comes to be, here or on another node;
+//! - `requests` remembers requests that have a key;
+//! - `refusal` is why something was not done.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
-use crate::admin::order::{Bounds, Order};
-use crate::cluster::Cluster;
-use crate::cluster::node::{Address, NodeId};
-use crate::engine::auth::{Auth, RoomSecret};
+use crate::admin::order::Bounds;
+use crate::cluster::node::{Address, Instance, NodeId, NodeRecord, NodeState};
+use crate::cluster::placement::Placements;
+use crate::cluster::{Cluster, PeerError, Seen};
+use crate::engine::auth::Auth;
 use crate::engine::config::Config;
 use crate::engine::id::{MatchId, RoomId};
-use crate::engine::view::{CreateError, RoomView, RoomsPage};
+use crate::engine::view::{Phase, RoomView, RoomsPage};
 use crate::io::control::{Handle, Unavailable};
 use crate::io::metrics::{Load, Stats};
 use crate::limits::{HTTP_LOOP_REST, TICKET_LIFE_SLACK};
 use crate::ticket::TicketSecrets;
+
+mod creating;
+mod refusal;
+mod requests;
+
+pub use refusal::{Kind, Refusal};
+use requests::Requests;
 
 /// Makes the tickets of new rooms.
 #[derive(Clone, Debug)]
@@ -88,22 +98,29 @@ pub struct Created {
     pub tickets: Vec<String>,
     /// The token that lets somebody watch; `None` where nobody may.
     pub watch_secret: Option<String>,
-    /// Rooms that its node had created since its start, this one among them.
+    /// Rooms that its node had created since its start, this one among them; 0 without a cluster,
+    /// where nobody needs it.
     pub serial: u64,
 }
 
-/// Why an operation was not carried out. The text is for whoever asked.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Refusal {
-    /// The loop gave no answer.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// The room cannot be created.
-    #[error(transparent)]
-    Create(#[from] CreateError),
-    /// The system has none.
-    #[error("the system gives no random numbers")]
-    NoRandomness,
+/// Where a room is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In the whole cluster.
+    Anywhere,
+    /// On this server alone: what nodes ask each other, so that no question goes round.
+    Here,
+}
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterView {
+    /// This node as it is now.
+    pub node: NodeRecord,
+    /// The others, in the order of their ids.
+    pub others: Vec<Seen>,
+    /// What somebody should look at: a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// See the head of the file.
@@ -113,6 +130,8 @@ pub struct Operations {
     tickets: Option<Tickets>,
     control: Handle,
     cluster: Option<Arc<dyn Cluster>>,
+    requests: Arc<Requests>,
+    placements: Mutex<Placements>,
     asking: AtomicUsize,
     late_at: Mutex<Option<Instant>>,
 }
@@ -125,6 +144,8 @@ impl Operations {
             tickets,
             control,
             cluster: None,
+            requests: Arc::default(),
+            placements: Mutex::default(),
             asking: AtomicUsize::new(0),
             late_at: Mutex::new(None),
         }
@@ -139,39 +160,16 @@ impl Operations {
 
     // --- Rooms ----------------------------------------------------------------------------
 
-    /// Creates a room.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub fn create(&self, order: Order) -> Result<Created, Refusal> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|_| Refusal::NoRandomness)?;
-        let secret = RoomSecret::from_bytes(bytes);
-        let seed = getrandom::u32()
-            .map_err(|_| Refusal::NoRandomness)?
-            .cast_signed();
-        let spec = order.into_spec(seed, secret);
-        let view = self.ask(|control| control.create(spec))??;
-        let is_watched = view.watchers_max > 0;
-        Ok(Created {
-            tickets: match &self.tickets {
-                Some(tickets) => tickets.of_room(&view),
-                None => Vec::new(),
-            },
-            secret: secret.to_hex(),
-            watch_secret: is_watched.then(|| secret.for_watchers().to_hex()),
-            room: self.here(view),
-            serial: 0,
-        })
-    }
-
     /// A room; `None` if there is none.
     ///
     /// # Errors
-    /// [`Refusal::Unavailable`].
-    pub fn room(&self, room: RoomId) -> Result<Option<Located>, Refusal> {
+    /// [`Refusal`]: nobody answers who could know.
+    pub fn room(&self, room: RoomId, scope: Scope) -> Result<Option<Located>, Refusal> {
         let found = self.ask(|control| control.room(room))?;
-        Ok(found.map(|view| self.here(view)))
+        let found = found.map(|view| self.here(view));
+        self.or_elsewhere(room, scope, found, |cluster, node| {
+            cluster.room_at(node, room)
+        })
     }
 
     /// A match of this server, running or finished a while ago.
@@ -194,10 +192,24 @@ impl Operations {
     /// Ends a room's match; `None` if there is no such room.
     ///
     /// # Errors
-    /// [`Refusal::Unavailable`].
-    pub fn close(&self, room: RoomId) -> Result<Option<Located>, Refusal> {
-        let closed = self.ask(|control| control.close(room))?;
-        Ok(closed.map(|view| self.here(view)))
+    /// [`Refusal`]: nobody answers who could know.
+    pub fn close(&self, room: RoomId, scope: Scope) -> Result<Option<Located>, Refusal> {
+        if scope == Scope::Here || !self.is_in_cluster() {
+            let closed = self.ask(|control| control.close(room))?;
+            return Ok(closed.map(|view| self.here(view)));
+        }
+        // One that is over stays for a moment: its number may be another node's by now.
+        let found = self.ask(|control| control.room(room))?;
+        let found = match found {
+            Some(view) if !is_over(&view) => {
+                let closed = self.ask(|control| control.close(room))?;
+                return Ok(closed.map(|view| self.here(view)));
+            }
+            found => found.map(|view| self.here(view)),
+        };
+        self.or_elsewhere(room, scope, found, |cluster, node| {
+            cluster.close_at(node, room)
+        })
     }
 
     // --- The server -----------------------------------------------------------------------
@@ -232,17 +244,105 @@ impl Operations {
         self.asking.load(Ordering::Relaxed) > 0
     }
 
+    // --- The cluster ----------------------------------------------------------------------
+
+    /// Whether this server is part of a cluster: operations may then wait for other nodes.
+    pub fn is_in_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// The cluster as this node sees it; `None` if it is part of none.
+    pub fn cluster(&self) -> Option<ClusterView> {
+        let cluster = self.cluster.as_ref()?;
+        let node = self.own_now(&**cluster);
+        Some(ClusterView {
+            node: node.unwrap_or_else(|_| cluster.own()),
+            others: cluster.others(),
+            warnings: cluster.warnings(),
+        })
+    }
+
+    /// What somebody should look at in the cluster: a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or_else(Vec::new, |cluster| cluster.warnings())
+    }
+
     // --- Inside ---------------------------------------------------------------------------
 
     fn here(&self, view: RoomView) -> Located {
-        let home = self.cluster.as_ref().map(|cluster| {
-            let own = cluster.own();
-            Home {
-                node: own.id,
-                address: own.kcp,
-            }
-        });
+        let home = self.home();
         Located { view, home }
+    }
+
+    fn home(&self) -> Option<Home> {
+        let own = self.cluster.as_ref()?.own();
+        Some(Home {
+            node: own.id,
+            address: own.kcp,
+        })
+    }
+
+    /// This node with its loop's own numbers: what it tells others is seconds old.
+    fn own_now(&self, cluster: &dyn Cluster) -> Result<NodeRecord, Unavailable> {
+        let load = self.ask(Handle::load)?;
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let mut own = cluster.own();
+        own.rooms = count(load.rooms);
+        own.rooms_max = count(load.rooms_max);
+        own.players = count(load.players);
+        own.sessions_max = count(load.sessions_max);
+        own.load = load.permille;
+        own.serial = load.serial;
+        if load.draining {
+            own.state = NodeState::Draining;
+        }
+        Ok(own)
+    }
+
+    /// What was found here, or what `ask` gets from the node that has the room. A match that is over
+    /// counts only if nobody has a later one.
+    fn or_elsewhere(
+        &self,
+        room: RoomId,
+        scope: Scope,
+        found: Option<Located>,
+        ask: impl FnOnce(&dyn Cluster, &NodeRecord) -> Result<Option<Located>, PeerError>,
+    ) -> Result<Option<Located>, Refusal> {
+        let is_there = found.as_ref().is_some_and(|found| !is_over(&found.view));
+        let Some(cluster) = self.cluster.as_deref().filter(|_| scope == Scope::Anywhere) else {
+            return Ok(found);
+        };
+        if is_there {
+            return Ok(found);
+        }
+        let elsewhere = self.away(|| -> Result<Option<Located>, Refusal> {
+            let Some(holder) = cluster.holder(room)? else {
+                return Ok(None);
+            };
+            if holder.instance == cluster.own().instance {
+                return Ok(None);
+            }
+            let node = find(cluster, &holder.node, holder.instance);
+            let node = node.ok_or(PeerError::Unreached {
+                node: holder.node,
+                why: format!("it has room {room}, but it is not there now"),
+            })?;
+            Ok(ask(cluster, &node)?)
+        });
+        match (elsewhere, found) {
+            (Ok(Some(elsewhere)), _) => Ok(Some(elsewhere)),
+            (_, Some(found)) => Ok(Some(found)),
+            (nothing, None) => nothing,
+        }
+    }
+
+    /// Does what may wait for etcd or another node.
+    fn away<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.asking.fetch_add(1, Ordering::Relaxed);
+        let answer = work();
+        self.asking.fetch_sub(1, Ordering::Relaxed);
+        answer
     }
 
     /// Asks the loop.
@@ -277,4 +377,14 @@ impl Operations {
             .lock()
             .expect("nobody panics while holding a time")
     }
+}
+
+fn is_over(view: &RoomView) -> bool {
+    matches!(view.phase, Phase::Over(_))
+}
+
+/// What another node tells of itself, if it is there and has not been replaced.
+fn find(cluster: &dyn Cluster, id: &NodeId, instance: Instance) -> Option<NodeRecord> {
+    let mut others = cluster.others().into_iter().map(|seen| seen.record);
+    others.find(|record| record.id == *id && record.instance == instance)
 }

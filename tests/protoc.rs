@@ -1,6 +1,7 @@
 //! The protoc of the build: scripts/protoc finds one on a machine that has none, and prefers the
 //! system's where there is one. (scripts/test builds etcd-client with it, every protoc hidden.)
 #![cfg(all(feature = "cluster", unix))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -29,6 +29,12 @@ impl AdminToken {
         (right && text.len() >= ADMIN_TOKEN_BYTES_MIN).then(|| AdminToken(text.to_owned()))
     }
 
+    /// The `Authorization` that carries it.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
     /// Whether an `Authorization` carries it.
     fn is_in(&self, authorization: &str) -> bool {
         let (scheme, token) = authorization.split_once(' ').unwrap_or((authorization, ""));

@@ -9,13 +9,14 @@ use serde_json::{Map, Value, json};
 
 use super::counters::HttpCounters;
 use super::order::{self, BadField, Bounds, Given, Order};
+use crate::cluster::node::NodeRecord;
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
 use crate::fields::Fields;
 use crate::io::metrics::{JournalStats, Load, ShellCounters, Stats};
 use crate::io::recordings::{Entry, Page};
-use crate::operations::{Created, Located};
+use crate::operations::{ClusterView, Created, Located};
 
 /// Reads the order of a room from a body.
 ///
@@ -53,10 +54,9 @@ fn text(name: &str, value: Value) -> Result<String, BadField> {
         Value::String(text) => Ok(text),
         // 1.0 stays "1.0" and is refused with those words.
         Value::Number(number) => Ok(number.to_string()),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(BadField::new(
-            name,
-            "must hold a number, or a string of digits",
-        )),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            Err(BadField::new(name, "must hold a number or a string"))
+        }
     }
 }
 
@@ -89,6 +89,8 @@ struct RoomJson<'a> {
     secret: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     watch_secret: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -111,6 +113,20 @@ struct RoomsJson<'a> {
     rooms: Vec<RoomJson<'a>>,
     total: usize,
     next: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct ClusterJson<'a> {
+    node: Option<&'a NodeRecord>,
+    others: Vec<OtherJson<'a>>,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct OtherJson<'a> {
+    #[serde(flatten)]
+    record: &'a NodeRecord,
+    age_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -183,6 +199,7 @@ pub fn created(created: &Created) -> Vec<u8> {
     let mut room = RoomJson::located(&created.room);
     room.secret = Some(&created.secret);
     room.watch_secret = created.watch_secret.as_deref();
+    room.serial = created.room.home.as_ref().map(|_| created.serial);
     for (seat, ticket) in room.seats.iter_mut().zip(&created.tickets) {
         seat.ticket = Some(ticket);
     }
@@ -218,12 +235,31 @@ pub fn draining(load: &Load) -> Vec<u8> {
     bytes(&json!({ "state": "draining", "rooms": load.rooms }))
 }
 
-/// Whether the server is well.
-pub fn health(degraded: Option<&str>, draining: bool) -> Vec<u8> {
+/// An error that leaves open whether what was asked for has been done.
+pub fn unsure(reason: &str) -> Vec<u8> {
+    bytes(&json!({ "error": { "field": null, "reason": reason, "unsure": true } }))
+}
+
+/// Whether the server is well, and what somebody should look at.
+pub fn health(degraded: Option<&str>, draining: bool, warnings: &[String]) -> Vec<u8> {
     bytes(&match degraded {
-        None if draining => json!({ "status": "draining" }),
-        None => json!({ "status": "ok" }),
-        Some(reason) => json!({ "status": "degraded", "reason": reason }),
+        None if draining => json!({ "status": "draining", "warnings": warnings }),
+        None => json!({ "status": "ok", "warnings": warnings }),
+        Some(reason) => json!({ "status": "degraded", "reason": reason, "warnings": warnings }),
+    })
+}
+
+/// The nodes of the cluster; alone, none.
+pub fn cluster(view: Option<&ClusterView>) -> Vec<u8> {
+    let others = view.map_or(&[][..], |view| &view.others);
+    let others = others.iter().map(|seen| OtherJson {
+        record: &seen.record,
+        age_ms: seen.age_ms,
+    });
+    bytes(&ClusterJson {
+        node: view.map(|view| &view.node),
+        others: others.collect(),
+        warnings: view.map_or(&[][..], |view| &view.warnings),
     })
 }
 
@@ -354,6 +390,7 @@ impl<'a> RoomJson<'a> {
             address: None,
             secret: None,
             watch_secret: None,
+            serial: None,
         }
     }
 }

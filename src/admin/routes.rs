@@ -6,10 +6,11 @@
 //! | GET | `/` | the page |
 //! | GET | `/create?room=1&member=1,2` | creates a room; the original server's text |
 //! | GET, POST | `/api/rooms` | the rooms, or a new one |
-//! | GET, DELETE | `/api/rooms/{room}` | a room, or its end |
+//! | GET, DELETE | `/api/rooms/{room}` | a room, or its end, wherever in the cluster; here with `here=1` |
 //! | GET | `/api/matches/{match}` | a match, also for a while after its end |
 //! | GET | `/api/recordings` | the matches that were recorded, the newest first |
 //! | GET | `/api/recordings/{match}` | one of them, as a file |
+//! | GET | `/api/cluster` | the nodes of the cluster |
 //! | GET | `/api/stats` | every counter |
 //! | POST | `/api/drain` | takes no new rooms from now on, and ends with the last one |
 //! | GET | `/healthz` | 200, or 503 with the reason |
@@ -30,10 +31,9 @@ use super::guard::Stop;
 use super::order::{BadField, id, quote};
 use super::{json, query};
 use crate::engine::id::{MatchId, RoomId};
-use crate::engine::view::CreateError;
 use crate::io::recordings::{ReadError, Recordings};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_TARGET_BYTES_MAX};
-use crate::operations::{Created, Located, Refusal};
+use crate::operations::{Created, Home, Kind, Located, Refusal, Scope};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -135,11 +135,12 @@ pub fn answer(
         (["create"], Method::Get) => create_as_text(desk, head, query),
         (["api", "rooms"], Method::Get | Method::Head) => list(desk, query),
         (["api", "rooms"], Method::Post) => create_as_json(desk, head, body),
-        (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room),
-        (["api", "rooms", room], Method::Delete) => close(desk, head, room),
+        (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room, query),
+        (["api", "rooms", room], Method::Delete) => close(desk, head, room, query),
         (["api", "matches", id], Method::Get | Method::Head) => show_match(desk, id),
         (["api", "recordings"], Method::Get | Method::Head) => list_recordings(desk, query),
         (["api", "recordings", id], Method::Get | Method::Head) => give_recording(desk, id),
+        (["api", "cluster"], Method::Get | Method::Head) => cluster(desk),
         (["api", "stats"], Method::Get | Method::Head) => stats(desk),
         (["api", "drain"], Method::Post) => drain(desk, head),
         (["healthz"], Method::Get | Method::Head) => health(desk),
@@ -147,7 +148,7 @@ pub fn answer(
         (
             [""]
             | ["healthz" | "livez"]
-            | ["api", "stats" | "recordings"]
+            | ["api", "cluster" | "stats" | "recordings"]
             | ["api", "matches" | "recordings", _],
             _,
         ) => Answer::wrong_method("GET, HEAD"),
@@ -175,6 +176,12 @@ fn split(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }
 
+/// Whether the answer to such a request may have to wait for another node of the cluster.
+pub(super) fn may_wait(desk: &Desk, target: &str) -> bool {
+    let (path, _) = split(target);
+    desk.operations.is_in_cluster() && (path == "/create" || path.starts_with("/api/rooms"))
+}
+
 fn page() -> Answer {
     let nonce = match random() {
         Ok(bytes) => Base64UrlUnpadded::encode_string(&bytes),
@@ -191,15 +198,19 @@ fn page() -> Answer {
 }
 
 /// The original's text, so that programs written for it read it as before. What is new
-/// stands after it: the seed, which the original did not tell, the match, tickets, and what lets
-/// somebody watch.
+/// stands after it: the seed, which the original did not tell, the match, tickets, what lets
+/// somebody watch, and in a cluster where the room is.
 fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     if let Err(answer) = same_site(head) {
         return answer.into_text();
     }
     let created = query::parse(query, desk.operations.bounds)
         .map_err(|bad| Answer::bad_field(&bad))
-        .and_then(|order| desk.operations.create(order).map_err(Answer::refusal));
+        .and_then(|order| {
+            desk.operations
+                .create(order)
+                .map_err(|refusal| Answer::refusal(&refusal))
+        });
     let created = match created {
         Ok(created) => created,
         Err(answer) => return answer.into_text(),
@@ -211,7 +222,7 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
         watch_secret,
         ..
     } = created;
-    let view = room.view;
+    let Located { view, home } = room;
     let members: Vec<String> = view
         .seats
         .iter()
@@ -236,6 +247,11 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     }
     if let Some(secret) = watch_secret {
         write!(text, " room.Watch=[{secret}]").expect("a string takes everything");
+    }
+    if let Some(home) = home {
+        let Home { node, address } = home;
+        write!(text, " room.Node=[{node}] room.Address=[{address}]")
+            .expect("a string takes everything");
     }
     Answer::new(200, TEXT, text.into_bytes())
 }
@@ -265,7 +281,11 @@ fn create_as_json(
         .and_then(|body| {
             json::parse(&body, desk.operations.bounds).map_err(|bad| Answer::bad_field(&bad))
         })
-        .and_then(|order| desk.operations.create(order).map_err(Answer::refusal));
+        .and_then(|order| {
+            desk.operations
+                .create(order)
+                .map_err(|refusal| Answer::refusal(&refusal))
+        });
     match created {
         Ok(created) => Answer::new(201, JSON, json::created(&created)),
         Err(answer) => answer,
@@ -279,18 +299,20 @@ fn list(desk: &Desk, query: &str) -> Answer {
     };
     match desk.operations.rooms(part.from, part.limit) {
         Ok(page) => Answer::new(200, JSON, json::rooms(&page)),
-        Err(refusal) => Answer::refusal(refusal),
+        Err(refusal) => Answer::refusal(&refusal),
     }
 }
 
-fn show_room(desk: &Desk, room: &str) -> Answer {
-    match id("room", room) {
-        Ok(id) => {
-            let found = desk.operations.room(RoomId(id));
-            Answer::found("room", &format!("there is no room {id}"), found)
-        }
-        Err(bad) => Answer::bad_field(&bad),
-    }
+fn show_room(desk: &Desk, room: &str, query: &str) -> Answer {
+    let found = asked(room, query).map(|(room, scope)| (room, desk.operations.room(room, scope)));
+    found.map_or_else(|answer| answer, |(room, found)| Answer::room(room, found))
+}
+
+/// Which room is meant, and where it is looked for.
+fn asked(room: &str, query: &str) -> Result<(RoomId, Scope), Answer> {
+    let room = id("room", room).map_err(|bad| Answer::bad_field(&bad))?;
+    let scope = query::scope(query).map_err(|bad| Answer::bad_field(&bad))?;
+    Ok((RoomId(room), scope))
 }
 
 fn show_match(desk: &Desk, match_id: &str) -> Answer {
@@ -304,17 +326,11 @@ fn show_match(desk: &Desk, match_id: &str) -> Answer {
     }
 }
 
-fn close(desk: &Desk, head: &Head<'_>, room: &str) -> Answer {
-    if let Err(answer) = same_site(head) {
-        return answer;
-    }
-    match id("room", room) {
-        Ok(id) => {
-            let found = desk.operations.close(RoomId(id));
-            Answer::found("room", &format!("there is no room {id}"), found)
-        }
-        Err(bad) => Answer::bad_field(&bad),
-    }
+fn close(desk: &Desk, head: &Head<'_>, room: &str, query: &str) -> Answer {
+    let found = same_site(head)
+        .and_then(|()| asked(room, query))
+        .map(|(room, scope)| (room, desk.operations.close(room, scope)));
+    found.map_or_else(|answer| answer, |(room, found)| Answer::room(room, found))
 }
 
 fn list_recordings(desk: &Desk, query: &str) -> Answer {
@@ -344,10 +360,16 @@ fn recordings_of(desk: &Desk) -> Result<&Recordings, Answer> {
     recordings.ok_or_else(|| Answer::error(404, None, reason))
 }
 
+/// The nodes; alone, none.
+fn cluster(desk: &Desk) -> Answer {
+    let view = desk.operations.cluster();
+    Answer::new(200, JSON, json::cluster(view.as_ref()))
+}
+
 fn stats(desk: &Desk) -> Answer {
     match desk.operations.stats() {
         Ok(stats) => Answer::new(200, JSON, json::stats(&stats, &desk.counters)),
-        Err(refusal) => Answer::refusal(refusal),
+        Err(refusal) => Answer::refusal(&refusal),
     }
 }
 
@@ -357,17 +379,22 @@ fn drain(desk: &Desk, head: &Head<'_>) -> Answer {
     }
     match desk.operations.drain() {
         Ok(load) => Answer::new(202, JSON, json::draining(&load)),
-        Err(refusal) => Answer::refusal(refusal),
+        Err(refusal) => Answer::refusal(&refusal),
     }
 }
 
+/// Whether the server is well. What is wrong with the cluster (etcd is away, a room is another node's
+/// too) is told beside it and changes no status: whoever ends servers that are not well must not
+/// end one whose matches go on.
 fn health(desk: &Desk) -> Answer {
     let (degraded, draining) = match desk.operations.stats() {
         Ok(stats) => (stats.degraded, stats.draining),
         Err(error) => (Some(error.to_string()), false),
     };
     let status = if degraded.is_some() { 503 } else { 200 };
-    Answer::new(status, JSON, json::health(degraded.as_deref(), draining))
+    let warnings = desk.operations.warnings();
+    let body = json::health(degraded.as_deref(), draining, &warnings);
+    Answer::new(status, JSON, body)
 }
 
 /// Refuses what a browser sends because a page of another site told it to. Programs send
@@ -478,22 +505,18 @@ impl Answer {
         }
     }
 
-    fn refusal(refusal: Refusal) -> Answer {
-        match refusal {
-            Refusal::Unavailable(error) => Answer::error(503, None, &error.to_string()),
-            Refusal::Create(error) => Answer::not_created(&error),
-            Refusal::NoRandomness => Answer::no_randomness(),
-        }
-    }
-
-    fn not_created(error: &CreateError) -> Answer {
-        match error {
-            CreateError::Exists { .. } => Answer::error(409, Some("room"), &error.to_string()),
-            CreateError::Full { .. }
-            | CreateError::Late
-            | CreateError::Draining
-            | CreateError::Stopping => Answer::error(503, None, &error.to_string()),
-            CreateError::Invalid { field, reason } => Answer::error(400, Some(field), reason),
+    fn refusal(refusal: &Refusal) -> Answer {
+        let status = match refusal.kind() {
+            Kind::Invalid => 400,
+            Kind::Exists => 409,
+            Kind::KeyUsed => 422,
+            Kind::Internal => 500,
+            Kind::Full | Kind::Unavailable | Kind::Unsure => 503,
+        };
+        let (field, reason) = (refusal.field(), refusal.reason());
+        match refusal.kind() {
+            Kind::Unsure => Answer::new(status, JSON, json::unsure(&reason)),
+            _ => Answer::error(status, field, &reason),
         }
     }
 
@@ -511,11 +534,15 @@ impl Answer {
         Answer::error(500, None, "the system gives no random numbers")
     }
 
+    fn room(room: RoomId, found: Result<Option<Located>, Refusal>) -> Answer {
+        Answer::found("room", &format!("there is no room {room}"), found)
+    }
+
     fn found(field: &str, missing: &str, found: Result<Option<Located>, Refusal>) -> Answer {
         match found {
             Ok(Some(room)) => Answer::new(200, JSON, json::room(&room)),
             Ok(None) => Answer::error(404, Some(field), missing),
-            Err(refusal) => Answer::refusal(refusal),
+            Err(refusal) => Answer::refusal(&refusal),
         }
     }
 }
@@ -584,6 +611,11 @@ mod tests {
             ("/api/recordings", Method::Post, 405),
             ("/api/recordings/1", Method::Head, 404),
             ("/api/recordings/1", Method::Delete, 405),
+            ("/api/rooms/1?here=1", Method::Get, 503),
+            ("/api/rooms/1?here=x", Method::Get, 400),
+            ("/api/rooms/1?here=2", Method::Delete, 400),
+            ("/api/cluster", Method::Get, 200),
+            ("/api/cluster", Method::Post, 405),
             ("/api/stats", Method::Other, 405),
             ("/api/drain", Method::Post, 503),
             ("/api/drain", Method::Get, 405),
@@ -609,7 +641,7 @@ mod tests {
 
     /// Everything that shows players or changes something, with the status it has without a
     /// loop, and paths that do not exist.
-    const GUARDED: [(Method, &str, u16); 15] = [
+    const GUARDED: [(Method, &str, u16); 16] = [
         (Method::Get, "/create?room=1&member=1", 503),
         (Method::Post, "/create", 405),
         (Method::Get, "/api/rooms", 503),
@@ -620,6 +652,7 @@ mod tests {
         (Method::Get, "/api/matches/1", 503),
         (Method::Get, "/api/recordings", 404),
         (Method::Get, "/api/recordings/1", 404),
+        (Method::Get, "/api/cluster", 200),
         (Method::Get, "/api/stats", 503),
         (Method::Post, "/api/drain", 503),
         (Method::Get, "/api/drain", 405),

@@ -499,9 +499,11 @@ fn danger(request: &Request) -> Danger {
 fn take(shared: &Arc<Shared>, request: Request) {
     shared.desk.counters.requests.add();
     match danger(&request) {
-        Danger::None => serve(shared, request),
+        Danger::None if !routes::may_wait(&shared.desk, request.url()) => serve(shared, request),
         Danger::Kills => refuse_for_good(shared, request),
-        Danger::Blocks => {
+        // Were all workers to wait for another node, none would be left for what that asks in
+        // turn, and the two would wait for each other.
+        Danger::None | Danger::Blocks => {
             // Too many of them end here in the worker, and then with the watchdog.
             if shared.asides.fetch_add(1, Ordering::AcqRel) >= HTTP_ASIDE_MAX {
                 shared.asides.fetch_sub(1, Ordering::AcqRel);

@@ -12,6 +12,11 @@ use thiserror::Error;
 pub mod node;
 pub mod options;
 #[cfg(feature = "cluster")]
+pub mod pb;
+#[cfg(feature = "cluster")]
+pub mod peers;
+pub mod placement;
+#[cfg(feature = "cluster")]
 pub mod runtime;
 
 use crate::admin::order::Order;

@@ -116,6 +116,17 @@ pub enum OverReason {
 }
 
 impl OverReason {
+    /// All of them.
+    pub const ALL: [OverReason; 7] = [
+        OverReason::Results,
+        OverReason::MaxFrames,
+        OverReason::RoomTimeout,
+        OverReason::Abandoned,
+        OverReason::Closed,
+        OverReason::Stopping,
+        OverReason::Failed,
+    ];
+
     /// Lower case, with underscores.
     pub fn name(self) -> &'static str {
         match self {

@@ -18,7 +18,7 @@ use crate::io::metrics::{Load, Stats};
 use crate::limits::COMMANDS_WAITING_MAX;
 
 /// Time for which a side thread waits for the loop's answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One command, with where its answer goes.
 #[derive(Debug)]

@@ -9,6 +9,8 @@
 
 use thiserror::Error;
 
+#[cfg(feature = "cluster")]
+pub mod events;
 pub mod node;
 pub mod options;
 #[cfg(feature = "cluster")]

@@ -10,9 +10,13 @@
 use thiserror::Error;
 
 #[cfg(feature = "cluster")]
+pub mod convert;
+#[cfg(feature = "cluster")]
 pub mod events;
 pub mod node;
 pub mod options;
+#[cfg(feature = "cluster")]
+pub mod pb;
 #[cfg(feature = "cluster")]
 pub mod runtime;
 

@@ -113,6 +113,17 @@ pub enum OverReason {
 }
 
 impl OverReason {
+    /// All there are.
+    pub const ALL: [OverReason; 7] = [
+        OverReason::Results,
+        OverReason::MaxFrames,
+        OverReason::RoomTimeout,
+        OverReason::Abandoned,
+        OverReason::Closed,
+        OverReason::Stopping,
+        OverReason::Failed,
+    ];
+
     /// Lower case, with underscores.
     pub fn name(self) -> &'static str {
         match self {

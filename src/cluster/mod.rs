@@ -13,6 +13,8 @@ use thiserror::Error;
 pub mod convert;
 #[cfg(feature = "cluster")]
 pub mod events;
+#[cfg(feature = "cluster")]
+pub mod grpc;
 pub mod node;
 pub mod options;
 #[cfg(feature = "cluster")]

@@ -16,6 +16,7 @@ use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::view::CreateError;
 use crate::io::control::{self, Control, Handle, Mailbox, Reply};
+use crate::io::feed::{Feed, RoomEvent, RoomEventKind};
 use crate::io::journal::{self, Journal};
 use crate::io::metrics::{Health, JournalStats, Load, ShellCounters, Stats};
 use crate::io::recorder::{Outgoing, Recorder};
@@ -59,6 +60,17 @@ pub struct EventLoop {
     /// The journal, if there is one.
     recorder: Option<Recorder>,
     waker: Arc<Waker>,
+    feeds: Feeds,
+}
+
+/// Those who follow what happens to rooms.
+#[derive(Default)]
+struct Feeds(Vec<Feed>);
+
+impl std::fmt::Debug for Feeds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Feeds(..)")
+    }
 }
 
 /// The engine's time and the wall's.
@@ -133,8 +145,41 @@ impl EventLoop {
             outgoing: Outgoing::default(),
             recorder: None,
             waker,
+            feeds: Feeds::default(),
         };
         Ok((event_loop, handle))
+    }
+
+    /// Has `feed` told what happens to rooms.
+    pub fn add_feed(&mut self, feed: Feed) {
+        self.feeds.0.push(feed);
+    }
+
+    /// Tells the feeds what an event says of a room.
+    fn tell_feeds(&mut self, event: &Event) {
+        let (room, match_id, kind) = match *event {
+            Event::RoomCreated {
+                room,
+                match_id,
+                players,
+            } => (room, match_id, RoomEventKind::Created { players }),
+            Event::MatchStarted { room, match_id, .. } => (room, match_id, RoomEventKind::Started),
+            Event::MatchOver {
+                room,
+                match_id,
+                reason,
+                frames,
+            } => (room, match_id, RoomEventKind::Over { reason, frames }),
+            _ => return,
+        };
+        for feed in &mut self.feeds.0 {
+            feed(RoomEvent {
+                unix_ms: wall_us() / 1000,
+                room,
+                match_id,
+                kind: kind.clone(),
+            });
+        }
     }
 
     /// Opens the journal, and brings back the rooms whose matches it holds. To be called before
@@ -471,6 +516,7 @@ impl EventLoop {
     /// Turns the engine's events into log lines: a line for a match, none for a packet.
     fn tell(&mut self) {
         while let Some(event) = self.server.poll_event() {
+            self.tell_feeds(&event);
             match event {
                 Event::RoomCreated {
                     room,

@@ -579,8 +579,8 @@ pub const GRPC_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// add.
 pub const GRPC_HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
-/// Connections over gRPC at once: of the game's backends, one or two of each other node.
-pub const GRPC_CONNECTIONS_MAX: usize = 1024;
+/// Connections over gRPC at once: one of each of 1,000 other nodes, and those of the game's backends.
+pub const GRPC_CONNECTIONS_MAX: usize = 2048;
 
 /// Streams of one connection, which are calls and watchers.
 pub const GRPC_STREAMS_MAX: u32 = 128;
@@ -598,8 +598,7 @@ pub const GRPC_FAULTS_MAX: usize = 64;
 /// Time for a connection over gRPC to say that it speaks HTTP/2.
 pub const GRPC_PREFACE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time between two questions whether a connection's peer is there. Much less is what other
-/// implementations of gRPC take for a flood.
+/// Time between two questions whether a connection's peer is there.
 pub const GRPC_ALIVE_EVERY: Duration = Duration::from_secs(20);
 
 /// Time for the answer.

@@ -139,3 +139,38 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::runtime::Runtime;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+    use tokio_stream::StreamExt;
+
+    #[test]
+    fn one_connection_too_many_is_hung_up_until_another_ends() {
+        let runtime = Runtime::start().unwrap();
+        let done = runtime.ask(Duration::from_secs(60), async {
+            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let addr = socket.local_addr().unwrap();
+            let mut listener = Listener {
+                places: Arc::new(Semaphore::new(1)),
+                ..Listener::new(socket)
+            };
+            let _first = TcpStream::connect(addr).await.unwrap();
+            let accepted = listener.next().await.unwrap().unwrap();
+            let mut second = TcpStream::connect(addr).await.unwrap();
+            let mut byte = [0];
+            tokio::select! {
+                _ = listener.next() => panic!("there is no place"),
+                read = second.read(&mut byte) => assert!(matches!(read, Ok(0) | Err(_))),
+            }
+            drop(accepted);
+            let _third = TcpStream::connect(addr).await.unwrap();
+            listener.next().await.unwrap().unwrap();
+        });
+        assert_eq!(done, Ok(()));
+    }
+}

@@ -232,3 +232,109 @@ impl Lane {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::runtime::Runtime;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{SyncSender, sync_channel};
+    use std::time::Duration;
+    use tonic::Code;
+
+    const AT_MOST: Duration = Duration::from_secs(60);
+
+    /// Occupies a thread of a lane until what is returned is dropped.
+    fn occupy(runtime: &Runtime, lane: &Arc<Lane>) -> SyncSender<()> {
+        let (release, released) = sync_channel::<()>(0);
+        let (begun, has_begun) = sync_channel(0);
+        let lane = Arc::clone(lane);
+        runtime.handle().spawn(async move {
+            let work = move || {
+                begun.send(()).unwrap();
+                let _ = released.recv();
+            };
+            lane.carry_out(work).await.unwrap();
+        });
+        has_begun.recv().unwrap();
+        release
+    }
+
+    #[test]
+    fn so_many_calls_wait_and_one_more_is_told_to_ask_again() {
+        let runtime = Runtime::start().unwrap();
+        let lane = Arc::new(Lane::new(1));
+        let release = occupy(&runtime, &lane);
+        let done = Arc::new(AtomicUsize::new(0));
+        let (own, counted) = (Arc::clone(&lane), Arc::clone(&done));
+        let waiting = runtime.ask(AT_MOST, async move {
+            let mut waiting = tokio::task::JoinSet::new();
+            for _ in 0..GRPC_CALLS_WAITING_MAX {
+                let (lane, done) = (Arc::clone(&own), Arc::clone(&counted));
+                waiting.spawn(async move {
+                    let work = move || done.fetch_add(1, Ordering::Relaxed);
+                    lane.carry_out(work).await.map(drop)
+                });
+            }
+            while own.calls.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let refused = own.carry_out(|| ()).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable);
+            waiting
+        });
+        let mut waiting = waiting.unwrap();
+        drop(release);
+        let all_well = runtime.ask(AT_MOST, async move {
+            while let Some(waited) = waiting.join_next().await {
+                waited.unwrap().unwrap();
+            }
+        });
+        assert_eq!(all_well, Ok(()));
+        assert_eq!(done.load(Ordering::Relaxed), GRPC_CALLS_WAITING_MAX);
+    }
+
+    #[test]
+    fn a_caller_that_goes_before_its_turn_takes_its_work_along() {
+        let runtime = Runtime::start().unwrap();
+        let lane = Arc::new(Lane::new(1));
+        let release = occupy(&runtime, &lane);
+        let own = Arc::clone(&lane);
+        let waited = runtime.ask(AT_MOST, async move {
+            let work = || panic!("nobody waits for it");
+            let patience = Duration::from_millis(1);
+            tokio::time::timeout(patience, own.carry_out(work))
+                .await
+                .is_err()
+        });
+        assert_eq!(waited, Ok(true));
+        drop(release);
+        let answer = runtime.ask(AT_MOST, async move { lane.carry_out(|| 7).await.ok() });
+        assert_eq!(answer, Ok(Some(7)));
+    }
+
+    #[test]
+    fn what_concerns_this_server_alone_is_done_while_all_others_wait() {
+        let runtime = Runtime::start().unwrap();
+        let anywhere = Arc::new(Lane::new(OPERATION_THREADS_MAX));
+        let here = Lane::new(OPERATION_THREADS_HERE_MAX);
+        let held: Vec<_> = (0..OPERATION_THREADS_MAX)
+            .map(|_| occupy(&runtime, &anywhere))
+            .collect();
+        let answer = runtime.ask(AT_MOST, async move { here.carry_out(|| 7).await.ok() });
+        assert_eq!(answer, Ok(Some(7)));
+        drop(held);
+    }
+
+    #[test]
+    fn work_that_panics_is_an_answer_and_costs_no_thread() {
+        let runtime = Runtime::start().unwrap();
+        let lane = Lane::new(1);
+        let answers = runtime.ask(AT_MOST, async move {
+            let failed = lane.carry_out(|| panic!("as it should")).await;
+            let failed: Result<(), Status> = failed;
+            (failed.unwrap_err().code(), lane.carry_out(|| 7).await.ok())
+        });
+        assert_eq!(answers, Ok((Code::Internal, Some(7))));
+    }
+}

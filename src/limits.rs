@@ -565,6 +565,80 @@ pub const ETCD_PREFIX_CHARS_MAX: usize = 128;
 /// Threads on which operations of gRPC wait for the loop: as many as HTTP has workers for.
 pub const OPERATION_THREADS_MAX: usize = 8;
 
+/// Threads beside those for what other nodes ask of this server's own rooms: that waits for nobody
+/// but the loop, and is answered while all others wait for other nodes, which may wait for us.
+pub const OPERATION_THREADS_HERE_MAX: usize = 4;
+
+/// Threads beside all those, for the look-ups of names that operations wait for.
+pub const LOOK_UP_THREADS_MAX: usize = 4;
+
+/// Calls over gRPC that wait for one of the threads; one more is answered with UNAVAILABLE.
+pub const GRPC_CALLS_WAITING_MAX: usize = 256;
+
+/// Bytes of a request over gRPC: a room of 256 members takes 3 KiB.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of the headers of a request over gRPC, as HTTP/2 counts them: a token, and what clients
+/// add.
+pub const GRPC_HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// Connections over gRPC at once: one of each of 1,000 other nodes, and those of the game's backends.
+pub const GRPC_CONNECTIONS_MAX: usize = 2048;
+
+/// Streams of one connection, which are calls and watchers.
+pub const GRPC_STREAMS_MAX: u32 = 128;
+
+/// Bytes that a connection over gRPC may send before they are read, of all its streams.
+pub const GRPC_WINDOW_BYTES: u32 = 128 * 1024;
+
+/// Streams that a peer may have opened and reset at once before its connection is ended: what
+/// h2 takes for enough (CVE-2023-44487).
+pub const GRPC_RESETS_MAX: usize = 20;
+
+/// Streams of a connection that were ended for the peer's faults before it is ended, too.
+pub const GRPC_FAULTS_MAX: usize = 64;
+
+/// Time for a connection over gRPC to say that it speaks HTTP/2.
+pub const GRPC_PREFACE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time between two questions whether a connection's peer is there.
+pub const GRPC_ALIVE_EVERY: Duration = Duration::from_secs(20);
+
+/// Time for the answer.
+pub const GRPC_ALIVE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time for a call over gRPC, up to the headers of its answer.
+pub const GRPC_CALL_LIFE: Duration = HTTP_REQUEST_LIFE;
+
+/// Time for which no connection is accepted after the system gave none: it is out of descriptors.
+pub const GRPC_ACCEPT_REST: Duration = Duration::from_secs(1);
+
+/// Time between two looks whether the server takes rooms, for gRPC's own way of health.
+pub const GRPC_HEALTH_EVERY: Duration = Duration::from_secs(1);
+
+/// Rooms in one answer over gRPC if the question does not say.
+pub const GRPC_ROOMS_DEFAULT: u32 = 100;
+
+/// Rooms in one answer over gRPC.
+pub const GRPC_ROOMS_MAX: u32 = 1000;
+
+/// Bytes of them: clients of gRPC refuse more than 4 MiB unless they are told otherwise.
+pub const GRPC_ROOMS_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// Events of rooms that are kept for who goes on from a position: 6 MB, and some minutes of
+/// 2,000 matches of four players that last for ten minutes.
+pub const ROOM_EVENTS_KEPT_MAX: usize = 65_536;
+
+/// Events of rooms that wait until they are kept: what a loop with 10,000 rooms may tell in the
+/// time in which the other thread does something else.
+pub const ROOM_EVENTS_WAITING_MAX: usize = 8192;
+
+/// Events of rooms that are moved in one go.
+pub const ROOM_EVENTS_PER_READ_MAX: usize = 64;
+
+/// Who watches rooms over gRPC at once: a game's backends, not its players.
+pub const ROOM_WATCHERS_MAX: usize = 64;
+
 /// Length of the name of a node in a cluster: that of a host's label (RFC 1035), which it often is.
 pub const NODE_ID_CHARS_MAX: usize = 63;
 
@@ -675,5 +749,9 @@ const _: () = assert!(HTTP_BODY_BYTES_MAX <= HTTP_DROP_BYTES_MAX);
 const _: () = assert!(10_000 * 45 / 50 * 2304 <= 2 * SOCKET_BUFFER_BYTES);
 // A ticket lives for as long as its room can be asked for.
 const _: () = assert!(OVER_LINGER.as_secs() < TICKET_LIFE_SLACK.as_secs());
+// A room of the most members fits a request over gRPC, each a number of up to ten bytes; and one
+// such room fits an answer, with its tickets.
+const _: () = assert!(*PLAYERS_PER_ROOM_RANGE.end() * 10 + 1024 <= GRPC_REQUEST_BYTES_MAX);
+const _: () = assert!(*PLAYERS_PER_ROOM_RANGE.end() * 2048 <= GRPC_ROOMS_BYTES_MAX);
 // One server's workers may be abandoned.
 const _: () = assert!(HTTP_WORKERS as u64 <= HTTP_ABANDONED_MAX);

@@ -24,7 +24,7 @@ use crate::engine::auth::Auth;
 use crate::engine::config::Config;
 use crate::engine::id::{MatchId, RoomId};
 use crate::engine::view::{Phase, RoomView, RoomsPage};
-use crate::io::control::{Handle, Unavailable};
+use crate::io::control::{Answer, Control, Handle, Unavailable};
 use crate::io::metrics::{Load, Stats};
 use crate::limits::{HTTP_LOOP_REST, TICKET_LIFE_SLACK};
 use crate::ticket::TicketSecrets;
@@ -237,6 +237,15 @@ impl Operations {
     /// [`Refusal::Unavailable`].
     pub fn drain(&self) -> Result<Load, Refusal> {
         Ok(self.ask(Handle::drain)?)
+    }
+
+    /// Asks for the load without waiting: for who must not block. The loop gives the answer, or
+    /// never, if it ends.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop does not take the question.
+    pub fn post_load(&self, answer: Answer<Load>) -> Result<(), Unavailable> {
+        self.control.post(Control::Load(answer))
     }
 
     /// Whether somebody waits for the loop right now.

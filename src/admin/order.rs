@@ -130,7 +130,7 @@ impl fmt::Display for BadField {
 
 /// The value of a field, taken out of its syntax.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Given {
+pub(crate) enum Given {
     /// Named, but without a value: as good as left out.
     Nothing,
     /// One value.
@@ -155,7 +155,7 @@ const FIELDS: usize = 11;
 
 /// Reads an order from its fields, each named at most once; `members` is the name of the
 /// list of players.
-pub(super) fn read(
+pub(crate) fn read(
     members: &'static str,
     fields: impl IntoIterator<Item = (String, Given)>,
     bounds: Bounds,

@@ -9,6 +9,12 @@
 
 use thiserror::Error;
 
+#[cfg(feature = "cluster")]
+pub mod convert;
+#[cfg(feature = "cluster")]
+pub mod events;
+#[cfg(feature = "cluster")]
+pub mod grpc;
 pub mod node;
 pub mod options;
 #[cfg(feature = "cluster")]

@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::PeerError;
+use super::convert;
 use super::node::{Address, NodeRecord};
 use super::pb::lockstep_client::LockstepClient;
 use super::pb::{CloseRoomRequest, GetRoomRequest};
@@ -36,8 +37,6 @@ use crate::limits::{
     PEER_ANSWER_BYTES_MAX, PEER_CHANNELS_MAX, PEER_CONNECT_PATIENCE, PEER_PATIENCE,
 };
 use crate::operations::{Created, Home, Located};
-
-mod messages;
 
 /// Longest wait of a caller: for both ways, and the thread that does the work.
 const PATIENCE: Duration = Duration::from_secs(2 * PEER_PATIENCE.as_secs() + 1);
@@ -215,13 +214,13 @@ fn no_way(name: &str) -> Fault {
 
 impl Asker {
     async fn create_by_grpc(&self, address: &Address, order: &Order) -> Result<Created, Fault> {
-        let order = messages::order(order);
+        let order = convert::order(order);
         let answer = self
             .by_grpc(address, |mut client| async move {
                 client.0.create_room(client.1.request(order)).await
             })
             .await?;
-        messages::read_created(answer).map_err(|bad| Fault::Silent(format!("gRPC: {bad}")))
+        convert::read_created(answer).map_err(|bad| Fault::Silent(format!("gRPC: {bad}")))
     }
 
     async fn about_by_grpc(
@@ -245,7 +244,7 @@ impl Asker {
                 }
             })
             .await?;
-        messages::read_room(answer).map_err(|bad| Fault::Silent(format!("gRPC: {bad}")))
+        convert::read_room(answer).map_err(|bad| Fault::Silent(format!("gRPC: {bad}")))
     }
 
     /// Calls a node within the limits, by a connection that is there or a new one.

@@ -13,7 +13,11 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::limits::OPERATION_THREADS_MAX;
+use crate::limits::{LOOK_UP_THREADS_MAX, OPERATION_THREADS_HERE_MAX, OPERATION_THREADS_MAX};
+
+/// Threads on which something may block: see [`super::grpc`] for how operations share them.
+const BLOCKING_THREADS: usize =
+    OPERATION_THREADS_MAX + OPERATION_THREADS_HERE_MAX + LOOK_UP_THREADS_MAX;
 
 /// The thread, while it runs.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ impl Runtime {
     pub fn start() -> io::Result<Runtime> {
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(OPERATION_THREADS_MAX)
+            .max_blocking_threads(BLOCKING_THREADS)
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();

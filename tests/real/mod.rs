@@ -33,6 +33,8 @@ pub(crate) struct RealServer {
     child: Child,
     pub(crate) udp: SocketAddr,
     pub(crate) web: SocketAddr,
+    /// With `--grpc`.
+    pub(crate) grpc: Option<SocketAddr>,
 }
 
 impl RealServer {
@@ -53,13 +55,20 @@ impl RealServer {
             }
         };
         let (udp, web) = (address("udp"), address("http"));
+        let has_grpc = settings.iter().any(|setting| setting.as_ref() == "--grpc");
+        let grpc = has_grpc.then(|| address("grpc"));
         // What else it says is shown, and must not fill the pipe.
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 println!("server: {line}");
             }
         });
-        RealServer { child, udp, web }
+        RealServer {
+            child,
+            udp,
+            web,
+            grpc,
+        }
     }
 
     // --- HTTP -----------------------------------------------------------------------------

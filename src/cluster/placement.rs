@@ -8,7 +8,7 @@
 //! it may or may not include one that is.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::Seen;
@@ -35,7 +35,7 @@ pub struct Reserved {
 /// What came of a place that was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The room is there; its node had created this many.
+    /// The room is there; its node has created this many.
     Taken(u64),
     /// The room is not there, but not because of the node.
     Free,
@@ -53,7 +53,7 @@ struct Known {
     /// Rooms that it was asked for and has not answered yet.
     under_way: u64,
     /// Serials of the rooms that it took since then.
-    placed: Vec<u64>,
+    placed: BTreeSet<u64>,
     avoid_until: Option<Instant>,
 }
 
@@ -65,7 +65,7 @@ impl Known {
             serial: record.serial,
             taken_at: now,
             under_way: 0,
-            placed: Vec::new(),
+            placed: BTreeSet::new(),
             avoid_until: None,
         }
     }
@@ -81,6 +81,14 @@ impl Known {
             self.serial = record.serial;
             self.taken_at = now;
             self.placed.retain(|serial| *serial > record.serial);
+        }
+    }
+
+    /// Counts a room until the node tells of `serial` rooms. That was read a moment after the room
+    /// was there, so of several at once all may say the same: then it is the next one below.
+    fn place(&mut self, mut serial: u64) {
+        while serial > self.serial && !self.placed.insert(serial) {
+            serial -= 1;
         }
     }
 
@@ -129,8 +137,8 @@ impl Placements {
         };
         known.under_way = known.under_way.saturating_sub(1);
         match outcome {
-            Outcome::Taken(serial) if serial > known.serial => known.placed.push(serial),
-            Outcome::Taken(_) | Outcome::Free => {}
+            Outcome::Taken(serial) => known.place(serial),
+            Outcome::Free => {}
             Outcome::Failed => known.avoid_until = Some(now + PLACE_AVOID_FOR),
         }
     }
@@ -285,6 +293,24 @@ mod tests {
             assert_eq!(placements.known(&id).count(), u64::from(rooms));
         }
         assert!(placements.known(&id).placed.is_empty());
+    }
+
+    #[test]
+    fn rooms_that_came_at_once_and_say_one_serial_are_counted_one_by_one() {
+        let mut placements = Placements::default();
+        let mut nodes = [node("a")];
+        let id = nodes[0].record.id.clone();
+        let now = Instant::now();
+        let places = [(); 3].map(|()| placements.choose(now, 2, &nodes, &[]).unwrap());
+        for reserved in places {
+            placements.settle(reserved, Outcome::Taken(3), now);
+        }
+        for told in 1..=3 {
+            nodes[0].record.rooms = told;
+            nodes[0].record.serial = told.into();
+            placements.update(now, &nodes);
+            assert_eq!(placements.known(&id).count(), 3, "it tells of {told}");
+        }
     }
 
     #[test]

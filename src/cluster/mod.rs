@@ -9,6 +9,10 @@
 
 use thiserror::Error;
 
+#[cfg(feature = "cluster")]
+pub mod etcd;
+#[cfg(feature = "cluster")]
+pub mod instance;
 pub mod node;
 pub mod options;
 #[cfg(feature = "cluster")]

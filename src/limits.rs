@@ -632,6 +632,9 @@ pub const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
 /// the patience for the loop.
 pub const CLAIM_AWAITED: Duration = Duration::from_secs(60);
 
+/// Rooms up to which the requests are remembered that were made while etcd was away.
+pub const CLAIMS_KNOWN_MAX: usize = 100_000;
+
 /// How often a number that another node holds, while our match runs, is asked for again.
 pub const CONTESTED_EVERY: Duration = Duration::from_secs(10);
 

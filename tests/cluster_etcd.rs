@@ -2,6 +2,7 @@
 //! `cluster::etcd` with a fake loop.
 
 #![cfg(all(feature = "cluster", unix))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod etcd;
 
@@ -306,6 +307,17 @@ fn the_same_instance_takes_its_name_and_rooms_over_at_once() {
 }
 
 #[test]
+fn a_copied_data_directory_is_told_of() {
+    let etcd = etcd::Etcd::start();
+    let [first, second] = [(); 2].map(|()| {
+        let options = options(&etcd.url(), "a");
+        Node::try_start(options, instance_of("a"), true).unwrap()
+    });
+    let says = |node: &Node| node.etcd.warnings().join(" ").contains("copied");
+    wait_for("one of them tells it", || says(&first) || says(&second));
+}
+
+#[test]
 fn a_name_that_was_lost_to_another_is_told_and_asked_for() {
     let etcd = etcd::Etcd::start();
     let a = Node::start(&etcd.url(), "a");
@@ -318,6 +330,23 @@ fn a_name_that_was_lost_to_another_is_told_and_asked_for() {
     etcd.ctl(&["del", "/t/nodes/a"]);
     a.is_back();
     assert!(!says(&a));
+}
+
+#[test]
+fn a_member_of_etcd_that_is_down_is_no_hindrance() {
+    let etcd = etcd::Etcd::start();
+    // Wherever the choice begins, some begin with what is down.
+    let nodes = ["a", "b", "c", "d"].map(|name| {
+        let mut options = options(&etcd.url(), name);
+        options.endpoints.insert(0, "http://127.0.0.1:1".to_owned());
+        options.endpoints.push("http://127.0.0.1:2".to_owned());
+        Node::try_start(options, instance_of(name), false).unwrap()
+    });
+    for (room, node) in (0..).zip(&nodes) {
+        assert!(node.etcd.stats().is_connected);
+        claim_of(node.create(room));
+        assert_eq!(node.etcd.stats().connections, 1);
+    }
 }
 
 // --- etcd is away -------------------------------------------------------------------------
@@ -595,9 +624,12 @@ fn thousands_of_claims_are_put_anew_after_a_wipe() {
 #[test]
 fn broken_values_are_skipped_and_counted() {
     let etcd = etcd::Etcd::start();
-    let long = "x".repeat(100_000);
+    // As long as etcd takes them, so that a few are more than one message usually may be.
+    let long = "x".repeat(1_400_000);
+    for number in 0..4 {
+        etcd.put(&format!("/t/nodes/long-{number}"), &long);
+    }
     etcd.put("/t/nodes/junk", "junk");
-    etcd.put("/t/nodes/long", &long);
     etcd.put("/t/nodes/b/c", "{}");
     etcd.put("/t/nodes/", "");
     etcd.put("/t/nodes/a", "no record, so nobody's");
@@ -605,16 +637,39 @@ fn broken_values_are_skipped_and_counted() {
     etcd.put("/t/rooms/2", &long);
     let a = Node::start(&etcd.url(), "a");
     assert_eq!(a.others(), Vec::<String>::new());
-    assert_eq!(a.etcd.stats().skipped, 4);
+    assert_eq!(a.etcd.stats().skipped, 7);
     etcd.put("/t/nodes/later", "[[[[[[");
-    wait_for("it is counted", || a.etcd.stats().skipped == 5);
+    for number in 0..4 {
+        etcd.put(&format!("/t/nodes/long-{number}"), &long);
+    }
+    wait_for("they are counted", || a.etcd.stats().skipped == 12);
     assert_eq!(a.holder(1), None);
     claim_of(a.create(1));
     claim_of(a.create(2));
-    assert_eq!(a.etcd.stats().skipped, 7);
+    assert_eq!(a.etcd.stats().skipped, 14);
     let b = Node::start(&etcd.url(), "b");
     wait_for("they see each other all the same", || a.others() == ["b"]);
     assert_eq!(b.others(), ["a"]);
+    assert_eq!(
+        a.etcd.stats().connections,
+        1,
+        "nothing of this ended the connection"
+    );
+}
+
+#[test]
+fn more_nodes_than_are_read_at_once_are_all_seen() {
+    let etcd = etcd::Etcd::start();
+    let own = Node::start(&etcd.url(), "a").etcd.own();
+    let names: Vec<String> = (0..40).map(|number| format!("n{number:02}")).collect();
+    for name in &names {
+        let mut record = own.clone();
+        record.id = NodeId::new(name).unwrap();
+        let value = String::from_utf8(record.to_value()).unwrap();
+        etcd.put(&format!("/t/nodes/{name}"), &value);
+    }
+    let b = Node::start(&etcd.url(), "b");
+    wait_for("the first is gone", || b.others() == names);
 }
 
 // --- Who may ------------------------------------------------------------------------------

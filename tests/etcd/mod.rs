@@ -204,7 +204,7 @@ impl Etcd {
             .unwrap_or_else(|why| panic!("etcdctl {args:?}: {why}"))
     }
 
-    fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
+    fn command(&self) -> Command {
         let program = std::env::var_os("ETCDCTL").unwrap_or_else(|| "etcdctl".into());
         let mut command = Command::new(program);
         command
@@ -219,7 +219,11 @@ impl Etcd {
                 .arg("--key")
                 .arg(&made.key);
         }
-        let output = command.args(args).output();
+        command
+    }
+
+    fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.command().args(args).output();
         let output = output.expect("etcdctl is there: ./scripts/test installs it, or set ETCDCTL");
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -242,7 +246,18 @@ impl Etcd {
     }
 
     pub(crate) fn put(&self, key: &str, value: &str) {
-        self.ctl(&["put", "--", key, value]);
+        if value.is_empty() {
+            self.ctl(&["put", "--", key, ""]);
+            return;
+        }
+        let mut command = self.command();
+        // It reads the value from there: an argument cannot be as long.
+        let command = command.args(["put", "--", key]).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(value.as_bytes()).unwrap();
+        drop(input);
+        assert!(child.wait().unwrap().success(), "etcdctl put {key}");
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::cluster::node::NodeId;
 use crate::cluster::{Claim, Claimed, Holder, RequestKey};
 use crate::engine::id::{MatchId, RoomId};
-use crate::limits::CLAIM_AWAITED;
+use crate::limits::{CLAIM_AWAITED, CLAIMS_KNOWN_MAX};
 
 /// What we want of a room's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,10 +172,16 @@ impl Claims {
             }
         }
         let nonce = fresh.nonce;
-        self.rooms.insert(room, fresh);
         if !is_connected {
+            // Only the name of its request is worth remembering: the loop tells of the match. Who
+            // asks for rooms that never come must not fill the memory.
+            let is_known = self.rooms.contains_key(&room);
+            if is_known || (fresh.request.is_some() && self.rooms.len() < CLAIMS_KNOWN_MAX) {
+                self.rooms.insert(room, fresh);
+            }
             return Asked::Answer(Claimed::Unclaimed);
         }
+        self.rooms.insert(room, fresh);
         self.urgent.push_back(room);
         Asked::Wait(nonce)
     }
@@ -596,6 +602,25 @@ mod tests {
         claims.runs(ROOM, FIRST);
         let work = claims.next().unwrap();
         assert_eq!((work.kind, work.request), (Kind::Put, RequestKey::new("r")));
+    }
+
+    #[test]
+    fn rooms_that_never_come_do_not_fill_the_memory() {
+        let mut claims = Claims::new(0);
+        for room in 0..2 * CLAIMS_KNOWN_MAX as u64 {
+            let request = (room % 2 == 0).then_some("r");
+            let (sender, _answer) = sync_channel(1);
+            let own = holder("a", request);
+            let asked = claims.ask(Instant::now(), RoomId(room), own, false, sender);
+            assert_eq!(asked, Asked::Answer(Claimed::Unclaimed));
+            assert!(request.is_some() || !claims.rooms.contains_key(&RoomId(room)));
+        }
+        let more = RoomId(4 * CLAIMS_KNOWN_MAX as u64);
+        let (sender, _answer) = sync_channel(1);
+        claims.ask(Instant::now(), more, holder("a", Some("r")), false, sender);
+        assert_eq!(claims.rooms.len(), CLAIMS_KNOWN_MAX);
+        claims.sweep(Instant::now() + CLAIM_AWAITED);
+        assert!(claims.rooms.is_empty());
     }
 
     #[test]

@@ -178,24 +178,26 @@ fn read_pem(setting: &'static str, path: &Path, what: &str) -> Result<Vec<u8>, S
     }
 }
 
-/// Connects, and proves who we are if the settings say who.
+/// Connects to one member, and proves who we are if the settings say who.
 ///
 /// # Errors
 /// [`Fault`].
-pub(super) async fn connect(
-    options: &EtcdOptions,
-    connect: ConnectOptions,
-) -> Result<Client, Fault> {
+pub(super) async fn connect(endpoint: &str, connect: ConnectOptions) -> Result<Client, Fault> {
     let limit = ETCD_CONNECT_TIMEOUT + ETCD_REQUEST_TIMEOUT;
-    within(limit, Client::connect(&options.endpoints, Some(connect))).await
+    within(limit, Client::connect([endpoint], Some(connect))).await
 }
 
 // --- Our node's key -----------------------------------------------------------------------
 
 /// How the writing of our node's key went.
 pub(super) enum Registered {
-    /// It is written, in this revision.
-    At(i64),
+    /// It is written.
+    Written {
+        /// In this revision.
+        revision: i64,
+        /// Somebody else wrote it in our name since we did.
+        has_twin: bool,
+    },
     /// It is another server's.
     Taken(Other),
 }
@@ -214,11 +216,13 @@ pub(super) async fn register(
 ) -> Result<Registered, Fault> {
     let key = keys.own();
     let mut revision = known.unwrap_or(0);
+    let mut has_twin = false;
     for _ in 0..TRIES {
         let put = TxnOp::put(key.clone(), value.clone(), Some(lease_of(lease)));
         let (is_done, now, found) = swap(&mut kv, &key, revision, put).await?;
         if is_done {
-            return Ok(Registered::At(now));
+            let revision = now;
+            return Ok(Registered::Written { revision, has_twin });
         }
         revision = 0;
         if let Some(found) = found {
@@ -227,7 +231,10 @@ pub(super) async fn register(
                     return Ok(Registered::Taken(other));
                 }
                 // Ours, of before, or nobody's.
-                _ => revision = found.mod_revision(),
+                writer => {
+                    has_twin |= writer.is_some() && known.is_some() && found.lease() != lease;
+                    revision = found.mod_revision();
+                }
             }
         }
     }

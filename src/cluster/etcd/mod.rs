@@ -233,6 +233,9 @@ impl Etcd {
                  claimed when it is back"
             ));
         }
+        if state.has_twin {
+            warnings.push(supervisor::TWIN.to_owned());
+        }
         if let Some(why) = &state.claim_trouble {
             warnings.push(format!("etcd does not take the claims of rooms: {why}"));
         }

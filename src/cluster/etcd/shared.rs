@@ -86,6 +86,8 @@ pub(super) struct State {
     pub(super) why: Option<String>,
     /// Who has our name.
     pub(super) taken: Option<Other>,
+    /// Somebody else writes our key in our name.
+    pub(super) has_twin: bool,
     /// Why the last claim could not be written, until one can.
     pub(super) claim_trouble: Option<String>,
     pub(super) connections: u64,
@@ -132,6 +134,7 @@ impl Shared {
             since: Instant::now(),
             why: Some("not connected yet".to_owned()),
             taken: None,
+            has_twin: false,
             claim_trouble: None,
             connections: 0,
             leases_lost: 0,

@@ -33,6 +33,10 @@ use crate::limits::{
 /// Contested rooms of one connection that the log names one by one.
 const CONTESTED_LOGGED_MAX: usize = 10;
 
+/// What nobody else can tell.
+pub(super) const TWIN: &str = "another server runs with our node id and our instance: was the data \
+                               directory copied? Delete the file instance in one of the two";
+
 /// What a start waits for.
 pub(super) enum Progress {
     Registered,
@@ -63,23 +67,39 @@ impl From<Error> for End {
 pub(super) async fn run(shared: Arc<Shared>, connect: ConnectOptions, progress: Sender<Progress>) {
     let mut memory = Memory::default();
     let mut pause = *ETCD_PAUSE.start();
+    // One member at a time: among several, every call that met one that is down would fail.
+    let members = shared.options.endpoints.len();
+    let first = usize::try_from(getrandom::u32().unwrap_or(0)).unwrap_or(0) % members;
+    let (mut member, mut failed) = (first, 0);
     loop {
         let connections = shared.state().connections;
-        let Err(end) = connection(&shared, &connect, &mut memory, &progress).await;
+        let endpoint = shared.options.endpoints[member].clone();
+        let Err(end) = connection(&shared, &endpoint, &connect, &mut memory, &progress).await;
         if shared.state().connections > connections {
             pause = *ETCD_PAUSE.start();
+            failed = 0;
         }
-        let wait = match &end {
-            End::Taken(_) => ETCD_PAUSE_TAKEN,
-            End::Fault(_) => jittered(pause),
-        };
-        pause = (pause * 2).min(*ETCD_PAUSE.end());
         if let End::Fault(fault) = &end
             && fault.is_no_lease()
             && memory.lease.take().is_some()
         {
             shared.state().leases_lost += 1;
         }
+        if let End::Fault(fault) = &end
+            && !fault.is_refusal()
+        {
+            member = (member + 1) % members;
+            failed += 1;
+            if failed < members && shared.state().link.is_none() {
+                continue;
+            }
+            failed = 0;
+        }
+        let wait = match &end {
+            End::Taken(_) => ETCD_PAUSE_TAKEN,
+            End::Fault(_) => jittered(pause),
+        };
+        pause = (pause * 2).min(*ETCD_PAUSE.end());
         note_end(&shared, &end);
         // After the start nobody listens.
         let _ = progress.send(outcome(&shared, end));
@@ -171,11 +191,12 @@ struct Memory {
 /// One connection, until it ends.
 async fn connection(
     shared: &Arc<Shared>,
+    endpoint: &str,
     connect: &ConnectOptions,
     memory: &mut Memory,
     progress: &Sender<Progress>,
 ) -> Result<std::convert::Infallible, End> {
-    let client = link::connect(&shared.options, connect.clone()).await?;
+    let client = link::connect(endpoint, connect.clone()).await?;
     let (mut pulse, is_new_lease) = Pulse::start(shared, &client, memory).await?;
     let lease = pulse.keeper.id();
     let (revision, state) = register(shared, &client, lease, None).await?;
@@ -233,7 +254,12 @@ async fn register(
     let own = shared.own();
     let kv = client.kv_client();
     match link::register(kv, &shared.keys, own.to_value(), lease, known).await? {
-        Registered::At(revision) => Ok((revision, own.state)),
+        Registered::Written { revision, has_twin } => {
+            if has_twin && !std::mem::replace(&mut shared.state().has_twin, true) {
+                log::warn!("{TWIN}");
+            }
+            Ok((revision, own.state))
+        }
         Registered::Taken(other) => Err(End::Taken(other)),
     }
 }

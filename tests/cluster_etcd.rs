@@ -370,6 +370,36 @@ fn without_etcd_a_server_starts_alone_and_registers_when_it_comes() {
 }
 
 #[test]
+fn an_etcd_that_hangs_does_not_hold_up_a_start() {
+    let etcd = etcd::Etcd::start();
+    etcd.stop();
+    let mut a = None;
+    timed("a start while etcd hangs", || {
+        a = Some(Node::start(&etcd.url(), "a"))
+    });
+    let a = a.unwrap();
+    assert!(!a.etcd.stats().is_connected);
+    etcd.go_on();
+    a.is_back();
+}
+
+#[test]
+fn while_nothing_happens_a_connection_lasts_and_nodes_are_heard_of() {
+    let etcd = etcd::Etcd::start();
+    let [a, b] = ["a", "b"].map(|name| Node::start(&etcd.url(), name));
+    wait_for("a sees b", || a.others() == ["b"]);
+    // Its key is written every 5 s, and must be seen in 3 s.
+    for _ in 0..2 {
+        wait_for("it is 4 s old", || a.etcd.others()[0].age_ms >= 4_000);
+        wait_for("it is written again", || a.etcd.others()[0].age_ms < 4_000);
+    }
+    for node in [&a, &b] {
+        let stats = node.etcd.stats();
+        assert_eq!((stats.connections, stats.leases_lost), (1, 0));
+    }
+}
+
+#[test]
 fn after_etcd_was_killed_every_key_is_there_again() {
     let mut etcd = etcd::Etcd::start();
     let [a, b] = ["a", "b"].map(|name| Node::start(&etcd.url(), name));
@@ -398,6 +428,9 @@ fn after_etcd_was_stopped_beyond_the_ttl_every_key_is_there_again() {
     let [a, b] = ["a", "b"].map(|name| Node::start(&etcd.url(), name));
     claim_of(a.create(1));
     etcd.stop();
+    timed("a claim that nobody answers", || {
+        assert_eq!(a.create(3), Claimed::Unclaimed);
+    });
     a.is_lost();
     b.is_lost();
     let began = Instant::now();
@@ -414,6 +447,7 @@ fn after_etcd_was_stopped_beyond_the_ttl_every_key_is_there_again() {
         || {
             a.has(1);
             a.has(2);
+            a.has(3);
             wait_for("b sees a", || b.is_connected_and_sees("a"));
         },
     );
@@ -611,14 +645,17 @@ fn thousands_of_claims_are_put_anew_after_a_wipe() {
             a.etcd.stats().claims_held == count
         });
     });
-    etcd.wipe();
-    timed(&format!("{rooms} claims after etcd was wiped"), || {
-        a.is_back();
-        claim_of(a.create(rooms));
-        wait_for("every room is claimed", || {
-            a.etcd.stats().claims_held == count + 1
-        });
-    });
+    timed(
+        &format!("{rooms} claims, with the wipe and the start of etcd"),
+        || {
+            etcd.wipe();
+            a.is_back();
+            claim_of(a.create(rooms));
+            wait_for("every room is claimed", || {
+                a.etcd.stats().claims_held == count + 1
+            });
+        },
+    );
 }
 
 #[test]

@@ -232,6 +232,7 @@ async fn connection(
             at: Instant::now(),
             is_under_way: false,
             echo: None,
+            shown: revision,
         },
         settling: Some(Settling {
             away,
@@ -279,8 +280,8 @@ async fn read_nodes(
             revision = now;
         }
         for kv in &found {
-            there.insert(kv.key().to_vec());
             note_node(shared, kv);
+            there.extend(shared.keys.node_of(kv.key()));
         }
         pulse.beat_if_due().await?;
         from = next;
@@ -288,10 +289,8 @@ async fn read_nodes(
             break;
         }
     }
+    shared.state().nodes.keep(|id| there.contains(id));
     let prefix = shared.keys.nodes();
-    let is_there =
-        |id: &crate::cluster::node::NodeId| there.contains(format!("{prefix}{id}").as_bytes());
-    shared.state().nodes.keep(is_there);
     let options = WatchOptions::new()
         .with_prefix()
         .with_fragment()
@@ -421,6 +420,8 @@ struct Written {
     is_under_way: bool,
     /// The watch must show this revision by then.
     echo: Option<(i64, Instant)>,
+    /// It has shown this one: often before etcd's answer to the writing comes.
+    shown: i64,
 }
 
 /// Until all that had to be done at its beginning is done.
@@ -463,7 +464,8 @@ impl Session<'_> {
     /// Writes it when its time has come or the state is another, and wants to see it in the watch.
     fn see_to_our_key(&mut self) -> Result<(), Fault> {
         let written = &mut self.written;
-        if let Some((_, by)) = written.echo
+        if let Some((revision, by)) = written.echo
+            && written.shown < revision
             && Instant::now() > by
         {
             return Err(Fault::Ended("the watch does not show what we write".into()));
@@ -493,11 +495,7 @@ impl Session<'_> {
         for event in answer.events() {
             let Some(kv) = event.kv() else { continue };
             memory.revision = memory.revision.max(kv.mod_revision());
-            if let Some((revision, _)) = self.written.echo
-                && kv.mod_revision() >= revision
-            {
-                self.written.echo = None;
-            }
+            self.written.shown = self.written.shown.max(kv.mod_revision());
             match event.event_type() {
                 EventType::Put => note_node(self.shared, kv),
                 EventType::Delete => {
@@ -579,16 +577,17 @@ impl Session<'_> {
     }
 
     fn tell_settled(&self, settling: &Settling) {
-        let (put, took) = (settling.put, seconds(settling.began.elapsed()));
-        let contested = self.contested;
+        let put = match settling.put {
+            0 => String::new(),
+            put => {
+                let (took, contested) = (seconds(settling.began.elapsed()), self.contested);
+                format!("; {put} claims put in {took}, {contested} of them contested")
+            }
+        };
         match settling.away {
-            Some(away) => log::info!(
-                "etcd is back after {}: {put} claims put anew in {took}, {contested} of them \
-                 contested",
-                seconds(away)
-            ),
+            Some(away) => log::info!("etcd is back after {}{put}", seconds(away)),
             None => log::info!(
-                "registered as node {} in etcd at {}",
+                "registered as node {} in etcd at {}{put}",
                 self.shared.options.node,
                 self.shared.options.endpoints.join(",")
             ),

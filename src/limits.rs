@@ -701,6 +701,80 @@ pub const PEER_ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Connections to other nodes that are kept: a thousand nodes, as far as they are asked.
 pub const PEER_CHANNELS_MAX: usize = 1000;
 
+/// Time for which etcd may take to let us connect.
+pub const ETCD_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time that etcd has for one answer. Without it a call waits for as long as etcd hangs; with it, and
+/// with etcd stopped and continued, calls recovered within a second (measured).
+pub const ETCD_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection to etcd on which nothing was said for so long is asked whether it lives, and has as
+/// long again for its answer.
+pub const ETCD_PROBE: Duration = Duration::from_secs(2);
+
+/// Pause after a connection to etcd was lost: doubled each time, from the first to the last.
+pub const ETCD_PAUSE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(2);
+
+/// Pause between two looks at our key while another has it: it is free within the ttl, and who starts
+/// waits for it.
+pub const ETCD_PAUSE_TAKEN: Duration = Duration::from_millis(500);
+
+/// Who starts waits for so long for etcd's first word: as long as it takes to connect and ask.
+pub const ETCD_START: Duration = Duration::from_secs(6);
+
+/// Beyond the ttl, who starts waits for so long for a key of its own name: etcd looks for expired
+/// leases twice a second.
+pub const ETCD_START_TAKEN: Duration = Duration::from_secs(2);
+
+/// Time for the last word of a server that leaves.
+pub const ETCD_LEAVE: Duration = Duration::from_millis(800);
+
+/// How often a node tells of its load.
+pub const NODE_WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the loop is asked for its load, so that a change of state is told within so long.
+pub const LOAD_ASKED_EVERY: Duration = Duration::from_secs(1);
+
+/// Nodes of a cluster that are told apart: ten times as many as it is made for.
+pub const NODES_MAX: usize = 10_000;
+
+/// Keys of nodes that are read at once: of the largest values that etcd takes (1.5 MiB), somebody
+/// else's, so many fit [`ETCD_MESSAGE_MAX`].
+pub const NODES_READ_AT_ONCE: i64 = 32;
+
+/// Bytes of one message of etcd's.
+pub const ETCD_MESSAGE_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of the claim of a room's number: several times what its fields have at their longest.
+pub const CLAIM_BYTES_MAX: usize = 1024;
+
+/// Time for which the creation of a room waits for its claim.
+pub const CLAIM_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Time for which it waits to be told who has a room.
+pub const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A claim of which no match came within so long is given up: who asked for it is gone. Far beyond
+/// the patience for the loop.
+pub const CLAIM_AWAITED: Duration = Duration::from_secs(60);
+
+/// Rooms up to which the requests are remembered that were made while etcd was away.
+pub const CLAIMS_KNOWN_MAX: usize = 100_000;
+
+/// How often a number that another node holds, while our match runs, is asked for again.
+pub const CONTESTED_EVERY: Duration = Duration::from_secs(10);
+
+/// Claims that are on their way to etcd at once: etcd writes what comes together with one sync.
+pub const CLAIMS_IN_FLIGHT_MAX: usize = 64;
+
+/// Events of the loop that wait for the side thread of the cluster. When there are more, the loop is
+/// asked for its rooms instead.
+pub const NOTES_WAITING_MAX: usize = 4096;
+
+/// Broken values under the prefix that are remembered as told of, so that each is told of once.
+pub const BROKEN_TOLD_MAX: usize = 100;
+
 // A frame in a message of its own must fit the length field.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
 // A frame fits a record, and so does a room of the most players: ids of ten bytes, and the rest.

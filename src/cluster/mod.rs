@@ -12,9 +12,13 @@ use thiserror::Error;
 #[cfg(feature = "cluster")]
 pub mod convert;
 #[cfg(feature = "cluster")]
+pub mod etcd;
+#[cfg(feature = "cluster")]
 pub mod events;
 #[cfg(feature = "cluster")]
 pub mod grpc;
+#[cfg(feature = "cluster")]
+pub mod instance;
 pub mod node;
 pub mod options;
 #[cfg(feature = "cluster")]

@@ -686,6 +686,13 @@ pub const PLACE_AVOID_FOR: Duration = Duration::from_secs(5);
 /// under way, some of which it may count twice for a moment.
 pub const PLACE_COUNT_AGE_MAX: Duration = Duration::from_secs(10);
 
+/// Looks after the claim of a node that has refused a room, before another is asked to take it: until
+/// it is gone, that one would find that the same request is being carried out already.
+pub const RELEASE_LOOKS_MAX: u32 = 20;
+
+/// Time between two of them: a few round trips to etcd.
+pub const RELEASE_LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Nodes that an error names.
 pub const NODES_NAMED_MAX: usize = 8;
 

@@ -394,6 +394,9 @@ fn a_server_of_a_cluster_tells_where_its_rooms_are_and_who_is_there() {
     assert_eq!(view["others"][0]["age_ms"], 0);
     assert_eq!(view["warnings"][0], "etcd does not answer");
     assert_eq!(json(1, "GET", "/api/cluster", "200")["node"]["rooms"], 1);
+    let health = json(0, "GET", "/healthz", "200");
+    assert_eq!(health["status"], "ok");
+    assert_eq!(health["warnings"][0], "etcd does not answer");
     let closed = json(0, "DELETE", "/api/rooms/1", "200");
     assert_eq!(closed["over"], "closed");
 }
@@ -606,7 +609,7 @@ fn http_answers_where_grpc_does_not() {
         let created = peers.create_at(&b, &order(&query)).unwrap();
         assert_eq!(created.room.view.room, RoomId(room));
     }
-    // Both have failed, and one was asked.
+    // Both ways have failed, and one was asked.
     let b = node(Some(nobody()), Some(mute));
     let error = peers.create_at(&b, &order(&ordered(11))).unwrap_err();
     assert!(matches!(error, PeerError::Silent { .. }), "{error}");

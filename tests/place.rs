@@ -137,7 +137,16 @@ fn a_node_that_is_gone_or_full_is_passed_over_and_left_alone() {
         assert_eq!(node_of(&created.unwrap()), "c");
     }
     assert_eq!(world.asked.load(Ordering::Relaxed), 2);
-    assert_eq!(world.claims().len(), 4, "claims of failures are released");
+    world.claims_become(4);
+}
+
+#[test]
+fn a_node_that_is_late_hands_the_request_on_once_its_claim_is_gone() {
+    let world = World::new(&["a", "b"], 10);
+    world.its_loop("a").late.store(true, Ordering::Relaxed);
+    let created = world.create("a", "room=1&member=1&place=auto&request_key=k");
+    assert_eq!(node_of(&created.unwrap()), "b");
+    assert_eq!(world.claims()[&RoomId(1)].node, id("b"));
 }
 
 #[test]
@@ -227,9 +236,7 @@ fn a_claim_goes_when_a_late_loop_refuses_the_room() {
     let refusal = world.create("a", query).unwrap_err();
     assert_eq!(refusal.kind(), Kind::Unsure);
     its_loop.stalled.store(false, Ordering::Relaxed);
-    while !world.claims().is_empty() {
-        thread::yield_now();
-    }
+    world.claims_become(0);
 }
 
 // --- Once ---------------------------------------------------------------------------------

@@ -17,13 +17,17 @@ use std::time::Instant;
 use super::requests::{Begin, Pending};
 use super::{Created, Home, Located, Operations, Refusal, Tickets, find};
 use crate::admin::order::{Order, Place};
-use crate::cluster::node::{NodeId, NodeRecord};
+use crate::cluster::node::{Instance, NodeId, NodeRecord};
 use crate::cluster::placement::{Outcome, Placements};
 use crate::cluster::{Claim, Claimed, Cluster, Holder, PeerError, RequestKey, Seen};
 use crate::engine::auth::RoomSecret;
+use crate::engine::id::RoomId;
 use crate::engine::view::{CreateError, RoomView};
 use crate::io::control::{Answer, Control, PATIENCE, Unavailable};
-use crate::limits::{CREATION_LIFE, NODES_NAMED_MAX, PLACE_TRIES_MAX, REQUEST_KEY_PATIENCE};
+use crate::limits::{
+    CREATION_LIFE, NODES_NAMED_MAX, PLACE_TRIES_MAX, RELEASE_LOOK_EVERY, RELEASE_LOOKS_MAX,
+    REQUEST_KEY_PATIENCE,
+};
 
 /// The loop's answer to an order.
 type Answered = Result<RoomView, CreateError>;
@@ -182,12 +186,16 @@ impl Operations {
             };
             let outcome = outcome(&id, &result);
             self.placements().settle(reserved, outcome, Instant::now());
+            let unreached = matches!(result, Err(Refusal::Peer(PeerError::Unreached { .. })));
             match result {
                 Err(refusal) if refusal.is_of_this_node() => failures.push(match id == own_id {
                     true => format!("node {id}: {refusal}"),
                     false => refusal.to_string(),
                 }),
                 result => return result,
+            }
+            if !unreached {
+                self.away(|| until_released(cluster, order.room, node.record.instance));
             }
             tried.push(id);
         }
@@ -353,6 +361,18 @@ fn linger(
     let thread = thread::Builder::new().name("creation".to_owned());
     if let Err(error) = thread.spawn(wait) {
         log::warn!("a room that is created late may stay claimed: {error}");
+    }
+}
+
+/// Waits for a while until the claim of a node that has refused the room is gone from etcd, where it
+/// goes a moment later: the next node would otherwise find that the same request is being carried
+/// out there, and ask it.
+fn until_released(cluster: &dyn Cluster, room: RoomId, by: Instance) {
+    for _ in 0..RELEASE_LOOKS_MAX {
+        match cluster.holder(room) {
+            Ok(Some(holder)) if holder.instance == by => thread::sleep(RELEASE_LOOK_EVERY),
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

@@ -16,10 +16,11 @@ use lockstep_server::cluster::node::{Address, Instance, NodeId, NodeRecord, Node
 use lockstep_server::cluster::{
     Claim, Claimed, Cluster, Holder, NoEtcd, PeerError, RequestKey, Seen,
 };
+use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId};
 use lockstep_server::engine::view::{CreateError, OverReason, Phase, RoomSpec, RoomView, SeatView};
 use lockstep_server::io::control::{self, Control, Handle};
-use lockstep_server::io::metrics::Load;
+use lockstep_server::io::metrics::{Load, ShellCounters, Stats};
 use lockstep_server::operations::{Created, Located, Operations, Refusal, Scope};
 
 pub(crate) const BOUNDS: Bounds = Bounds {
@@ -45,6 +46,8 @@ pub(crate) struct Loop {
     pub(crate) rooms_max: AtomicU64,
     /// It answers nothing while this holds.
     pub(crate) stalled: AtomicBool,
+    /// It takes no rooms for being late.
+    pub(crate) late: AtomicBool,
 }
 
 /// Starts a loop for at most `rooms_max` rooms, whose rooms stay.
@@ -89,6 +92,13 @@ impl Loop {
                 serial: self.serial.load(Ordering::Relaxed),
                 draining: false,
             }),
+            Control::Stats(answer) => answer.give(Box::new(Stats {
+                uptime: Duration::from_secs(1),
+                degraded: None,
+                engine: Counters::default(),
+                shell: ShellCounters::default(),
+                journal: None,
+            })),
             other => panic!("nobody asks for {other:?}"),
         }
     }
@@ -103,6 +113,9 @@ impl Loop {
                 room: spec.room,
                 match_id: view.match_id,
             });
+        }
+        if self.late.load(Ordering::Relaxed) {
+            return Err(CreateError::Late);
         }
         let max = usize::try_from(self.rooms_max.load(Ordering::Relaxed)).unwrap();
         if rooms.values().filter(|view| is_open(view)).count() >= max {
@@ -290,6 +303,23 @@ impl World {
         holders.collect()
     }
 
+    /// Waits until there are this many.
+    pub(crate) fn claims_become(&self, count: usize) {
+        while self.claims().len() != count {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn forget(&self, claim: Claim) {
+        // Longer than it takes to ask another node.
+        thread::sleep(Duration::from_millis(20));
+        let mut claims = self.claims.lock().unwrap();
+        let held = claims.get(&claim.room);
+        if held.is_some_and(|(nonce, _)| *nonce == claim.nonce) {
+            claims.remove(&claim.room);
+        }
+    }
+
     /// Writes a claim as if a node had.
     pub(crate) fn claim_for(&self, room: u64, name: &str, request: Option<&str>) {
         let holder = Holder {
@@ -382,15 +412,10 @@ impl Cluster for Member {
         Claimed::Held(Claim { room, nonce })
     }
 
+    /// As the real one it is told to somebody who does it.
     fn release(&self, claim: Claim) {
         let world = self.world();
-        let mut claims = world.claims.lock().unwrap();
-        if claims
-            .get(&claim.room)
-            .is_some_and(|(nonce, _)| *nonce == claim.nonce)
-        {
-            claims.remove(&claim.room);
-        }
+        thread::spawn(move || world.forget(claim));
     }
 
     fn holder(&self, room: RoomId) -> Result<Option<Holder>, NoEtcd> {

@@ -78,21 +78,32 @@ impl Model {
                 limit,
                 answer,
             } => answer.give(self.page(from, limit)),
-            Control::Load(answer) => answer.give(Load {
-                rooms: self.rooms.len(),
-                rooms_max: 1000,
-                players: 3,
-                sessions_max: 4,
-                permille: 5,
-                serial: self.created,
-                draining: self.is_draining.load(Ordering::Relaxed),
-            }),
+            Control::Load(answer) => answer.give(self.load()),
+            Control::Drain(answer) => {
+                self.is_draining.store(true, Ordering::Relaxed);
+                answer.give(self.load());
+            }
             // Nothing else is asked for.
             _ => {}
         }
     }
 
+    fn load(&self) -> Load {
+        Load {
+            rooms: self.rooms.len(),
+            rooms_max: 1000,
+            players: 3,
+            sessions_max: 4,
+            permille: 5,
+            serial: self.created,
+            draining: self.is_draining.load(Ordering::Relaxed),
+        }
+    }
+
     fn create(&mut self, spec: RoomSpec) -> Result<RoomView, CreateError> {
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Err(CreateError::Draining);
+        }
         match spec.room.0 {
             LATE => return Err(CreateError::Late),
             STOPPING => return Err(CreateError::Stopping),
@@ -410,6 +421,44 @@ fn a_server_without_a_cluster_tells_of_itself_alone() {
         };
         assert_eq!(told.node, Some(expected));
         assert_eq!((told.others.len(), told.warnings.len()), (0, 0));
+    });
+}
+
+#[test]
+fn a_server_that_drains_says_so_and_takes_no_rooms() {
+    let world = World::new();
+    play(async {
+        let mut client = world.client().await;
+        let drained = client.drain(pb::DrainRequest {}).await.unwrap();
+        assert_eq!(drained.into_inner().state, "draining");
+        let refused = client.create_room(order(1, &[1])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    });
+}
+
+#[test]
+fn asking_again_with_the_same_key_creates_no_second_room() {
+    let world = World::new();
+    play(async {
+        let mut client = world.client().await;
+        let ordered = |players: &[u64]| pb::CreateRoomRequest {
+            request_key: "5f2b".to_owned(),
+            place: "auto".to_owned(),
+            ..order(1, players)
+        };
+        let first = client.create_room(ordered(&[1])).await.unwrap();
+        let second = client.create_room(ordered(&[1])).await.unwrap();
+        assert_eq!(first.into_inner(), second.into_inner());
+        let other = client.create_room(ordered(&[2])).await.unwrap_err();
+        assert_eq!(other.code(), Code::InvalidArgument);
+        assert!(other.message().starts_with("request_key: "), "{other}");
+        let nowhere = pb::CreateRoomRequest {
+            place: "nowhere".to_owned(),
+            ..order(2, &[1])
+        };
+        let refused = client.create_room(nowhere).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().starts_with("place: "), "{refused}");
     });
 }
 

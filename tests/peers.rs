@@ -474,7 +474,7 @@ impl Lockstep for Scripted {
         }
         Ok(Response::new(CreateRoomResponse {
             room: Some(room).filter(|_| right),
-            secret: "s".to_owned(),
+            secret: "5".repeat(32),
             tickets: vec!["t".to_owned()],
             watch_secret: String::new(),
             serial: 7,
@@ -542,7 +542,7 @@ fn a_room_is_created_shown_and_closed_over_grpc() {
     assert_eq!((created.serial, created.tickets.len()), (7, 1));
     assert_eq!(
         (created.secret.as_str(), &created.watch_secret),
-        ("s", &None)
+        ("55555555555555555555555555555555", &None)
     );
     let view = &created.room.view;
     assert_eq!(view.phase, Phase::Over(OverReason::MaxFrames));

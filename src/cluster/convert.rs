@@ -199,7 +199,6 @@ pub fn read_order(message: &pb::CreateRoomRequest, bounds: Bounds) -> Result<Ord
 
 /// The request that orders this.
 pub fn order(order: &Order) -> pb::CreateRoomRequest {
-    let key = order.request_key.as_ref();
     pb::CreateRoomRequest {
         room: order.room.0,
         members: order.members.iter().map(|player| player.0).collect(),
@@ -211,7 +210,10 @@ pub fn order(order: &Order) -> pb::CreateRoomRequest {
         watchers_max: order.watchers_max,
         watch_delay: order.watch_delay,
         place: order.place.as_str().to_owned(),
-        request_key: key.map_or_else(String::new, |key| key.as_str().to_owned()),
+        request_key: match &order.request_key {
+            Some(key) => key.as_str().to_owned(),
+            None => String::new(),
+        },
     }
 }
 
@@ -464,8 +466,12 @@ mod tests {
             input_bytes_max in option::of(crate::limits::INPUT_DATA_RANGE),
             watchers_max in option::of(crate::limits::WATCHERS_RANGE),
             watch_delay in option::of(crate::limits::WATCH_DELAY_RANGE),
-            place in places(),
-            key in option::of("[!-~]{1,64}"),
+            place in prop_oneof![
+                Just(Place::Here),
+                Just(Place::Auto),
+                "[a-z]{5,63}".prop_map(|id| Place::Node(NodeId::new(&id).unwrap())),
+            ],
+            request_key in option::of("[!-~]{1,64}"),
         ) -> Order {
             Order {
                 room: RoomId(room),
@@ -478,14 +484,9 @@ mod tests {
                 watchers_max,
                 watch_delay,
                 place,
-                request_key: key.map(|key| RequestKey::new(&key).unwrap()),
+                request_key: request_key.map(|key| RequestKey::new(&key).unwrap()),
             }
         }
-    }
-
-    fn places() -> impl Strategy<Value = Place> {
-        let node = "[a-z][0-9]{1,5}".prop_map(|id| Place::Node(NodeId::new(&id).unwrap()));
-        prop_oneof![Just(Place::Here), Just(Place::Auto), node]
     }
 
     proptest! {

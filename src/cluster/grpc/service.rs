@@ -8,11 +8,10 @@ use prost::Message;
 use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::MetadataValue;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::cluster::convert;
 use crate::cluster::events::{EventLog, Position};
-use crate::cluster::node::Address;
 use crate::cluster::pb;
 use crate::cluster::pb::lockstep_server::Lockstep;
 use crate::engine::id::RoomId;
@@ -169,30 +168,6 @@ impl Lockstep for Service {
     }
 }
 
-/// This server, with what there is to do as the loop has just said.
-fn own(operations: &Operations, load: &Load) -> pb::Node {
-    let alone = convert::alone(load);
-    let Some(view) = operations.cluster() else {
-        return alone;
-    };
-    pb::Node {
-        id: view.node.id.to_string(),
-        instance: view.node.instance.to_string(),
-        kcp: view.node.kcp.to_string(),
-        http: text(view.node.http.as_ref()),
-        grpc: text(view.node.grpc.as_ref()),
-        ..alone
-    }
-}
-
-fn text(address: Option<&Address>) -> String {
-    address.map_or_else(String::new, Address::to_string)
-}
-
-fn scope(here: bool) -> Scope {
-    if here { Scope::Here } else { Scope::Anywhere }
-}
-
 /// At most `limit` rooms, fewer where they would be more bytes than clients take.
 fn list(
     operations: &Operations,
@@ -209,28 +184,43 @@ fn list(
     }
 }
 
+/// This server, with what its loop has just said.
+fn own(operations: &Operations, load: &Load) -> pb::Node {
+    let alone = convert::alone(load);
+    match operations.cluster() {
+        None => alone,
+        Some(view) => pb::Node {
+            state: alone.state,
+            ..convert::node(&view.node, 0)
+        },
+    }
+}
+
+fn scope(here: bool) -> Scope {
+    if here { Scope::Here } else { Scope::Anywhere }
+}
+
 fn found(room: u64, found: Result<Option<Located>, Refusal>) -> Result<pb::Room, Status> {
     let found = found.map_err(status)?;
     let found = found.ok_or_else(|| Status::not_found(format!("room: there is no room {room}")))?;
     Ok(convert::room(&found))
 }
 
-/// What of gRPC's errors a refusal is. One that holds for this server and this moment alone is
-/// UNAVAILABLE: it may be asked again, here or elsewhere.
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+/// What of gRPC's errors a refusal is. UNAVAILABLE was not done, and may be asked again, here or
+/// elsewhere; DEADLINE_EXCEEDED may have been done.
 fn status(refusal: Refusal) -> Status {
-    let reason = refusal.reason();
-    let text = match refusal.field() {
-        Some(field) => format!("{field}: {reason}"),
-        None => reason,
+    let code = match refusal.kind() {
+        Kind::Invalid | Kind::KeyUsed => Code::InvalidArgument,
+        Kind::Exists => Code::AlreadyExists,
+        Kind::Full => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Unsure => Code::DeadlineExceeded,
+        Kind::Internal => Code::Internal,
     };
-    match refusal.kind() {
-        Kind::Invalid | Kind::KeyUsed => Status::invalid_argument(text),
-        Kind::Exists => Status::already_exists(text),
-        Kind::Full => Status::resource_exhausted(text),
-        Kind::Unavailable => Status::unavailable(text),
-        Kind::Unsure => Status::deadline_exceeded(text),
-        Kind::Internal => Status::internal(text),
+    let reason = refusal.reason();
+    match refusal.field() {
+        Some(field) => Status::new(code, format!("{field}: {reason}")),
+        None => Status::new(code, reason),
     }
 }
 
@@ -276,7 +266,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{SyncSender, sync_channel};
     use std::time::Duration;
-    use tonic::Code;
 
     const AT_MOST: Duration = Duration::from_secs(60);
 

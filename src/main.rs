@@ -9,11 +9,7 @@ use lockstep_server::admin::guard::Guard;
 use lockstep_server::admin::order::Bounds;
 use lockstep_server::admin::{self, Admin, AdminConfig, AdminError};
 #[cfg(feature = "cluster")]
-use lockstep_server::cluster::events::EventLog;
-#[cfg(feature = "cluster")]
-use lockstep_server::cluster::grpc::{self, Grpc};
-#[cfg(feature = "cluster")]
-use lockstep_server::cluster::runtime::Runtime;
+use lockstep_server::cluster::side::Side;
 use lockstep_server::config::{self, Listen, Parsed, Settings};
 use lockstep_server::engine::auth::Auth;
 use lockstep_server::io::event_loop::EventLoop;
@@ -72,12 +68,17 @@ fn run(settings: Settings) -> Result<(), String> {
     let bounds = Bounds {
         max_players_per_room: settings.engine.max_players_per_room,
     };
+    #[cfg(feature = "cluster")]
+    let mut side = Side::start(&settings, &control, &mut event_loop)?;
     let operations = Operations::new(control, bounds, Tickets::of(&settings.engine));
+    #[cfg(feature = "cluster")]
+    let operations = match side.cluster() {
+        Some(cluster) => operations.in_cluster(cluster),
+        None => operations,
+    };
     let operations = Arc::new(operations);
     let admin = start_admin(&settings, &operations, recordings.as_ref())
         .map_err(|error| error.to_string())?;
-    #[cfg(feature = "cluster")]
-    let side = Side::start(&settings, &operations, &mut event_loop)?;
 
     log::info!("KCP on udp {udp_addr}");
     if let Some(warning) = buffer_warning {
@@ -86,9 +87,7 @@ fn run(settings: Settings) -> Result<(), String> {
     tell_access(&settings);
     log::info!("HTTP on http://{}", admin.local_addr());
     #[cfg(feature = "cluster")]
-    if let Some(grpc) = &side.grpc {
-        log::info!("gRPC on {}", grpc.local_addr());
-    }
+    side.listen(&settings, &operations)?;
     if let Some(descriptors) = descriptors {
         log::debug!("may open {descriptors} files and sockets");
     }
@@ -98,48 +97,6 @@ fn run(settings: Settings) -> Result<(), String> {
     side.stop();
     admin.stop();
     result.map_err(|error| format!("event loop: {error}"))
-}
-
-/// What is asynchronous, and the thread that it runs on; nothing of it unless it is asked for.
-#[cfg(feature = "cluster")]
-struct Side {
-    grpc: Option<Grpc>,
-    runtime: Option<Runtime>,
-}
-
-#[cfg(feature = "cluster")]
-impl Side {
-    fn start(
-        settings: &Settings,
-        operations: &Arc<Operations>,
-        event_loop: &mut EventLoop,
-    ) -> Result<Side, String> {
-        let mut side = Side {
-            grpc: None,
-            runtime: None,
-        };
-        if settings.grpc.is_none() && settings.etcd.is_none() {
-            return Ok(side);
-        }
-        let cannot = |error| format!("cannot start a thread for the cluster: {error}");
-        let runtime = Runtime::start().map_err(cannot)?;
-        if let Some(listen) = settings.grpc {
-            let log = EventLog::start(&runtime).map_err(|error| format!("randomness: {error}"))?;
-            event_loop.add_feed(log.feed());
-            let (guard, operations) = (settings.guard.clone(), Arc::clone(operations));
-            let started = grpc::start(&runtime, listen, guard, operations, log);
-            side.grpc = Some(started.map_err(|error| error.to_string())?);
-        }
-        side.runtime = Some(runtime);
-        Ok(side)
-    }
-
-    fn stop(self) {
-        if let Some(grpc) = self.grpc {
-            grpc.stop();
-        }
-        drop(self.runtime);
-    }
 }
 
 /// Every interface means IPv6 and IPv4 where the system has both, and IPv4 where not.

@@ -19,6 +19,8 @@ pub mod events;
 pub mod grpc;
 #[cfg(feature = "cluster")]
 pub mod instance;
+#[cfg(feature = "cluster")]
+pub mod member;
 pub mod node;
 pub mod options;
 #[cfg(feature = "cluster")]
@@ -28,6 +30,8 @@ pub mod peers;
 pub mod placement;
 #[cfg(feature = "cluster")]
 pub mod runtime;
+#[cfg(feature = "cluster")]
+pub mod side;
 
 use crate::admin::order::Order;
 use crate::engine::id::RoomId;

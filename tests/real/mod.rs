@@ -54,9 +54,9 @@ impl RealServer {
                 break address_in(&line);
             }
         };
-        let (udp, web) = (address("udp"), address("http"));
+        let (udp, web) = (address("kcp on udp"), address("http on http"));
         let has_grpc = settings.iter().any(|setting| setting.as_ref() == "--grpc");
-        let grpc = has_grpc.then(|| address("grpc"));
+        let grpc = has_grpc.then(|| address("grpc on"));
         // What else it says is shown, and must not fill the pipe.
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
@@ -75,6 +75,13 @@ impl RealServer {
 
     /// The JSON of an answer with this status.
     pub(crate) fn ask(&self, request: &str, body: &str, status: u16) -> Value {
+        let (found, answer) = self.try_ask(request, body);
+        assert_eq!(found, status, "{request}: {answer}");
+        answer
+    }
+
+    /// The status of an answer, and its JSON.
+    pub(crate) fn try_ask(&self, request: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.web).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (host, length) = (self.web, body.len());
@@ -85,10 +92,13 @@ impl RealServer {
         write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let begins = format!("HTTP/1.1 {status} ");
-        assert!(answer.starts_with(&begins), "{request}: {answer}");
+        let status = answer
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3));
+        let status = status.and_then(|digits| digits.parse().ok());
         let (_, body) = answer.split_once("\r\n\r\n").expect("a head ends");
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        let json = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        (status.expect("a status has three digits"), json)
     }
 
     pub(crate) fn create_room(&self, room: u64, members: &[u64]) {
@@ -183,6 +193,16 @@ impl RealServer {
         all.extend(["--server", &udp, "--web", &web]);
         Bots::start(&all)
     }
+}
+
+/// A server with these settings that does not start: its exit status and what it says.
+pub(crate) fn failed_start<S: AsRef<OsStr>>(settings: &[S]) -> (Option<i32>, String) {
+    let output = program(env!("CARGO_BIN_EXE_lockstep-server"))
+        .args(settings)
+        .output()
+        .expect("cargo built the binary");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
 }
 
 impl Drop for RealServer {

@@ -198,7 +198,7 @@ pub const SIGNALS_PER_RANGE_AND_SECOND: u32 = 1024;
 
 /// Places in which ranges are counted. Ranges that share one by chance share its bound: a flood
 /// from one address shuts out one other in so many.
-pub const SIGNAL_RANGES: usize = 1024;
+pub const RANGE_PLACES: usize = 1024;
 
 /// Sessions remembered whose seat another client of the player has taken, so that the old client
 /// can be told: those of the last minutes.

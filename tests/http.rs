@@ -67,6 +67,7 @@ impl Model {
             Control::Stats(answer) => answer.give(Box::new(self.stats())),
             Control::Load(answer) => answer.give(Load::default()),
             Control::RoomIds(answer) => answer.give(Vec::new()),
+            Control::Located(..) => {}
         }
     }
 

@@ -964,6 +964,10 @@ impl Oracle {
                 self.conns[conn].was_refused = true;
                 self.refused(conn, *code)
             }
+            ClientEvent::Redirected { .. } => {
+                self.conns[conn].was_refused = true;
+                Ok(())
+            }
             ClientEvent::Joined { seat, others, seed } => self.joined(conn, *seat, others, *seed),
             ClientEvent::Started {
                 unix_seconds, next, ..

@@ -198,7 +198,28 @@ pub const SIGNALS_PER_RANGE_AND_SECOND: u32 = 1024;
 
 /// Places in which ranges are counted. Ranges that share one by chance share its bound: a flood
 /// from one address shuts out one other in so many.
-pub const SIGNAL_RANGES: usize = 1024;
+pub const RANGE_PLACES: usize = 1024;
+
+/// Time for which a Connect waits for the answer where its room is. etcd answers within a few
+/// milliseconds, so what takes longer has hit a node that is in trouble; a client that is told
+/// after a second that there is no such room has lost little.
+pub const QUESTION_LIFE: Duration = Duration::from_secs(1);
+
+/// Questions where a room is that wait for their answers. As long as these come within 100 ms, fewer
+/// than a quarter of it are open at the highest rate; more are open where they do not come at all.
+pub const QUESTIONS_OPEN_MAX: usize = 256;
+
+/// Questions in a second, of all who connect: etcd takes some ten thousand reads a second, and
+/// other nodes want theirs. A question serves everybody who waits for the room.
+pub const QUESTIONS_PER_SECOND: u32 = 512;
+
+/// The same from one range of addresses, each of which has been proved: an eighth, so that it takes
+/// eight to keep others from asking.
+pub const QUESTIONS_PER_RANGE_AND_SECOND: u32 = 64;
+
+/// Sessions that wait for the answer to one question: as many as may come from one range without a
+/// seat. All of them are answered in one go.
+pub const WAITING_PER_QUESTION_MAX: usize = SEATLESS_PER_RANGE_MAX;
 
 /// Sessions remembered whose seat another client of the player has taken, so that the old client
 /// can be told: those of the last minutes.
@@ -459,6 +480,11 @@ pub const KNOCK_EVERY_MIN: Duration = Duration::from_millis(250);
 
 /// Time between two knocks at the most.
 pub const KNOCK_EVERY_MAX: Duration = Duration::from_secs(2);
+
+/// How often in a row a client is sent on to another address before it takes the last word for a
+/// refusal. The first server knows the way; one more step is for a room that has just been created
+/// anew elsewhere.
+pub const REDIRECTS_MAX: u32 = 3;
 
 /// Events of a client that wait for its driver, give or take one message; while there are as
 /// many, it reads no more, and KCP's window holds the server back.
@@ -816,6 +842,10 @@ const _: () = assert!(
         + FRAME_BYTES_MAX.div_ceil(SEGMENT_PAYLOAD_MAX)
         <= FRAME_SEGMENTS_IN_KCP_MAX
 );
+// One range of addresses cannot open all questions, though each stays open for as long as it may:
+// two seconds' worth of them may fall into one.
+const _: () = assert!(2 * QUESTIONS_PER_RANGE_AND_SECOND as usize <= QUESTIONS_OPEN_MAX / 2);
+const _: () = assert!(QUESTION_LIFE.as_millis() <= 1000);
 // Who waits and answers the server's probes has no reason to knock.
 const _: () =
     assert!(PROBE_EVERY_IDLE.as_millis() + QUIET_AFTER.as_millis() < KNOCK_AFTER_IDLE.as_millis());

@@ -65,7 +65,11 @@ impl Site {
 
     /// The same with a data directory.
     fn recording(id: &'static str, etcd: &Etcd) -> Site {
-        let name = format!("lockstep-cluster-{id}-{}-{}", std::process::id(), free_port());
+        let name = format!(
+            "lockstep-cluster-{id}-{}-{}",
+            std::process::id(),
+            free_port()
+        );
         Site {
             dir: Some(std::env::temp_dir().join(name)),
             ..Site::new(id, etcd)
@@ -276,7 +280,9 @@ fn sixty_rooms_are_spread_evenly_and_players_told_one_node_find_theirs() {
     let mut players = Vec::new();
     for room in 1..=60 {
         let created = create_auto(&a, room, &[1]);
-        *homes.entry(created["node"].as_str().unwrap().into()).or_default() += 1;
+        *homes
+            .entry(created["node"].as_str().unwrap().into())
+            .or_default() += 1;
         players.push(Player::new(1, room, a.udp));
     }
     let expected = ["a", "b", "c"].map(|id| (id.to_owned(), 20));
@@ -286,25 +292,34 @@ fn sixty_rooms_are_spread_evenly_and_players_told_one_node_find_theirs() {
     }
     play(&mut players, |player| player.frames.len() >= 20);
     let hops: u32 = players.iter().map(|player| player.hops).sum();
-    assert_eq!(hops, 40, "those of the other two nodes were sent there, once");
+    assert_eq!(
+        hops, 40,
+        "those of the other two nodes were sent there, once"
+    );
 
     // One node dies in the middle. Whoever plays on the others notices nothing.
     let on_c = c.udp;
     drop(c);
-    let (mut lost, mut others): (Vec<Player>, Vec<Player>) =
-        players.into_iter().partition(|player| player.server == on_c);
+    let (mut lost, mut others): (Vec<Player>, Vec<Player>) = players
+        .into_iter()
+        .partition(|player| player.server == on_c);
     assert_eq!((lost.len(), others.len()), (20, 40));
     let before: Vec<usize> = others.iter().map(|player| player.frames.len()).collect();
     wait_for_nodes(&a, &["a", "b"]);
     wait_for_nodes(&b, &["a", "b"]);
     let mut more = before.iter().copied().cycle();
-    play(&mut others, |player| player.frames.len() > more.next().unwrap() + 30);
+    play(&mut others, |player| {
+        player.frames.len() > more.next().unwrap() + 30
+    });
 
     // Its numbers are free, and rooms are placed elsewhere.
     for player in &mut lost {
         let room = player.client.room().0;
         let created = create_auto(&a, room, &[1]);
-        assert!(matches!(created["node"].as_str(), Some("a" | "b")), "{created}");
+        assert!(
+            matches!(created["node"].as_str(), Some("a" | "b")),
+            "{created}"
+        );
         *player = Player::new(1, room, b.udp);
     }
     play(&mut lost, |player| player.frames.len() >= 10);
@@ -434,8 +449,14 @@ fn matches_do_not_notice_that_etcd_is_gone_and_numbers_are_claimed_when_it_is_ba
         let (status, room) = b.try_ask(&format!("GET /api/rooms/{room}"), "");
         (status == 200).then(|| room["node"].clone())
     };
-    wait(|| holder(1) == Some("a".into()), || format!("{:?}", holder(1)));
-    wait(|| holder(2) == Some("a".into()), || format!("{:?}", holder(2)));
+    wait(
+        || holder(1) == Some("a".into()),
+        || format!("{:?}", holder(1)),
+    );
+    wait(
+        || holder(2) == Some("a".into()),
+        || format!("{:?}", holder(2)),
+    );
     // Room 3 is two matches, one of which the cluster knows. Neither is ended for it.
     let warned = |node: &RealServer| {
         let health = node.ask("GET /healthz", "", 200);
@@ -498,7 +519,9 @@ fn a_killed_node_takes_its_rooms_back_but_not_one_that_another_has_claimed() {
         player.client.reconnect(now, Player::conv(), 1);
     }
     let mut before = frames.iter().copied().cycle();
-    play(&mut players, |player| player.frames.len() > before.next().unwrap() + 30);
+    play(&mut players, |player| {
+        player.frames.len() > before.next().unwrap() + 30
+    });
 }
 
 #[test]

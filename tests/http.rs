@@ -77,6 +77,7 @@ impl Model {
                 });
             }
             Control::RoomIds(answer) => answer.give(Vec::new()),
+            Control::Located(..) => {}
         }
     }
 

@@ -7,6 +7,7 @@ use super::drops::Disconnect;
 use super::id::{MatchId, PlayerId, RoomId};
 use super::view::OverReason;
 use super::wire::message::ConnectCode;
+use crate::cluster::node::Address;
 use crate::ticket::TicketFault;
 
 /// Something happened. Nothing depends on its being read.
@@ -97,6 +98,8 @@ pub enum Event {
         code: ConnectCode,
         /// What is wrong with its ticket, which the answer does not say.
         ticket: Option<TicketFault>,
+        /// Where it was told that its room is.
+        elsewhere: Option<Address>,
     },
     /// A player took a seat.
     SeatTaken {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::auth::{Auth, Refusal};
 use super::contain::contain;
 use super::drops::{Disconnect, Drop};
+use super::elsewhere::Wish;
 use super::event::Event;
 use super::id::{PlayerId, RoomId, Seat, Spot};
 use super::outbox::{Effect, Outbox};
@@ -17,6 +18,7 @@ use super::view::OverReason;
 use super::wire::frame::Input;
 use super::wire::message::{ConnectCode, Downlink, Uplink, Version, WatchFrom, Welcome};
 use super::wire::packet::{Packet, PacketReader};
+use crate::cluster::node::Address;
 use crate::limits::{
     DROPPABLE_BACKLOG_MAX, FETCHED_SEGMENTS_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX,
 };
@@ -79,7 +81,13 @@ impl Server {
                 version,
             } => {
                 self.sessions[key].version = version;
-                self.connect(now, key, player, room, &token, None);
+                let wish = Wish {
+                    player,
+                    room,
+                    token,
+                    watch: None,
+                };
+                self.connect(now, key, wish);
                 Ok(())
             }
             Uplink::Watch {
@@ -89,7 +97,13 @@ impl Server {
                 from,
             } => {
                 self.sessions[key].version = Version::V2;
-                self.connect(now, key, player, room, &token, Some(from));
+                let wish = Wish {
+                    player,
+                    room,
+                    token,
+                    watch: Some(from),
+                };
+                self.connect(now, key, wish);
                 Ok(())
             }
             Uplink::Heartbeat => self.answer(now, key, &Downlink::Heartbeat),
@@ -131,18 +145,46 @@ impl Server {
         Ok(())
     }
 
-    /// Answers a Connect, perhaps of one who wants to watch. One that is accepted moves the
-    /// session to its place, at once if the address is proved, and else with the proof.
-    fn connect(
+    /// Answers a Connect, perhaps of one who wants to watch, unless it has to wait.
+    pub(super) fn connect(&mut self, now: Time, key: SessionKey, wish: Wish) {
+        let found = self.admit(now, &wish);
+        if self.must_wait(key, found.err()) {
+            if let Ok((room, claim)) = found {
+                // It takes the seat from its rival with the proof, and is told behind that.
+                let match_id = self.rooms[room].room.match_id();
+                self.sessions[key].place = Place::Claims(room, match_id, claim);
+            }
+            self.put_off(now, key, wish);
+        } else {
+            self.answer_connect(now, key, &wish, found, None);
+        }
+    }
+
+    /// Answers a Connect that has waited, by how things stand now: the room may be here, or at this
+    /// address.
+    pub(super) fn connect_again(
         &mut self,
         now: Time,
         key: SessionKey,
-        player: PlayerId,
-        id: RoomId,
-        token: &str,
-        watch: Option<WatchFrom>,
+        wish: &Wish,
+        address: Option<&Address>,
     ) {
-        let found = self.admit(now, player, id, token, watch);
+        let found = self.admit(now, wish);
+        self.answer_connect(now, key, wish, found, address);
+    }
+
+    /// One that is accepted moves the session to its place, at once if the address is proved, and
+    /// else with the proof. One whose room is not here is told the address, if there is one.
+    fn answer_connect(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        wish: &Wish,
+        found: Result<(RoomKey, Claim), Refusal>,
+        address: Option<&Address>,
+    ) {
+        let missing = found.is_err_and(|refusal| refusal.code == ConnectCode::NoRoom);
+        let elsewhere = address.filter(|_| missing);
         let answer = match found {
             Ok((room, claim)) if self.sessions[key].version == Version::V2 => {
                 let room = &self.rooms[room].room;
@@ -156,7 +198,10 @@ impl Server {
                 })
             }
             Ok(_) => Downlink::Connect(ConnectCode::Ok),
-            Err(refusal) => Downlink::Connect(refusal.code),
+            Err(refusal) => match elsewhere {
+                Some(address) => Downlink::Elsewhere(address.clone()),
+                None => Downlink::Connect(refusal.code),
+            },
         };
         self.say(now, key, &answer);
         match found {
@@ -173,12 +218,14 @@ impl Server {
             }
             Err(Refusal { code, ticket }) => {
                 let addr = self.sessions[key].addr;
+                self.counters.redirects += u64::from(elsewhere.is_some());
                 self.tell(Event::Refused {
                     addr,
-                    player,
-                    room: id,
+                    player: wish.player,
+                    room: wish.room,
                     code,
                     ticket,
+                    elsewhere: elsewhere.cloned(),
                 });
             }
         }
@@ -190,14 +237,13 @@ impl Server {
     /// A ticket that names a room and a player lets that player watch there, be it a member or
     /// not. The secret of a room would also give its seats away; who may only watch has the one
     /// that is made from it.
-    fn admit(
-        &self,
-        now: Time,
-        player: PlayerId,
-        id: RoomId,
-        token: &str,
-        watch: Option<WatchFrom>,
-    ) -> Result<(RoomKey, Claim), Refusal> {
+    fn admit(&self, now: Time, wish: &Wish) -> Result<(RoomKey, Claim), Refusal> {
+        let Wish {
+            player,
+            room: id,
+            ref token,
+            watch,
+        } = *wish;
         if let Auth::Ticket(secrets) = &self.config.auth {
             secrets.check(token, id, player, self.unix_us(now))?;
         }
@@ -269,7 +315,7 @@ impl Server {
             let granted = self.rooms.get(room).map(|slot| &slot.room);
             if granted.is_some_and(|room| room.match_id() == match_id && !room.is_over()) {
                 self.take_place(now, key, room, claim);
-            } else {
+            } else if self.sessions[key].waiting.is_none() {
                 // It ended between the answer to Connect and the proof. Its room may have
                 // been created anew, but that is another match, with members and a secret of
                 // its own.
@@ -278,6 +324,7 @@ impl Server {
         }
         self.settle_rivalry(now, key);
         self.sessions[key].leave_the_past(now, FILLER);
+        self.go_on(now, key);
         self.mark_dirty(key);
     }
 

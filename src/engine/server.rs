@@ -14,7 +14,8 @@
 //!
 //! The same calls in the same order give the same datagrams, byte for byte. How a message
 //! gets from a session to its room and back is in `router`, which session a datagram
-//! belongs to in `admission`, and how one moves to another address in `moving`.
+//! belongs to in `admission`, how one moves to another address in `moving`, and where rooms are
+//! that are not here in `elsewhere`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use super::beats::{Beat, Beats, on_beat};
 use super::config::{Config, Secrets};
 use super::counters::Counters;
 use super::drops::{Disconnect, Drop};
+use super::elsewhere::{Elsewhere, QuestionId};
 use super::event::Event;
 use super::guests::Guests;
 use super::hash::KeyedHash;
@@ -59,6 +61,8 @@ const FORESEEN: usize = 32;
 enum Timer {
     Session(SessionKey, u64),
     Room(RoomKey, u64),
+    /// A question that nobody has answered.
+    Question(RoomId, QuestionId),
 }
 
 /// A room and who holds its seats.
@@ -146,6 +150,8 @@ pub struct Server {
     pub(super) passes: Passes,
     pub(super) rooms: Slab<RoomSlot>,
     pub(super) by_room: HashMap<RoomId, RoomKey, KeyedHash>,
+    /// Whose rooms are elsewhere, if anybody can say where.
+    pub(super) elsewhere: Option<Elsewhere>,
     /// Where the rooms tick that play.
     pub(super) beats: Beats,
     /// How many of the rooms are over.
@@ -197,6 +203,7 @@ impl Server {
             passes: Passes::new(secrets.pass_key, hash),
             rooms: Slab::new(),
             by_room: HashMap::with_hasher(hash),
+            elsewhere: None,
             beats: Beats::default(),
             rooms_over: 0,
             finished: VecDeque::new(),
@@ -627,6 +634,7 @@ impl Server {
                 Some((_, Timer::Session(key, generation))) => {
                     self.session_timer(now, key, generation);
                 }
+                Some((_, Timer::Question(room, id))) => self.question_timer(now, room, id),
                 None => break,
             }
         }
@@ -707,6 +715,10 @@ impl Server {
             self.wheel
                 .insert(deadline, Timer::Room(key, self.generation));
         }
+    }
+
+    pub(super) fn arm_question(&mut self, deadline: Time, room: RoomId, id: QuestionId) {
+        self.wheel.insert(deadline, Timer::Question(room, id));
     }
 
     fn arm_session(&mut self, now: Time, key: SessionKey) {
@@ -843,6 +855,9 @@ impl Server {
         if let Some(standing) = &session.standing {
             self.passes.release(standing.pass.session);
         }
+        if let Some(wish) = &session.waiting {
+            self.stop_waiting(key, wish.room);
+        }
         self.counters.disconnect(reason);
         match session.rival {
             Rival::None => {
@@ -883,7 +898,7 @@ impl Server {
 
     /// Holds the server against what must always be true of it, in debug builds, while it
     /// is small enough for that to cost little.
-    fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         const SMALL: usize = 64;
         if cfg!(debug_assertions) && self.sessions.len() + self.rooms.len() <= SMALL {
             self.assert_invariants();
@@ -946,6 +961,7 @@ impl Server {
         let standings = standings
             .inspect(|(key, own)| assert_eq!(self.passes.find(own.pass.session), Some(*key)));
         assert_eq!(standings.count(), self.passes.len());
+        self.assert_waiting();
         let over = self.rooms.iter().filter(|(_, slot)| slot.room.is_over());
         assert_eq!(over.count(), self.rooms_over);
         let playing = self.rooms.iter().filter(|(_, slot)| slot.beat.is_some());

@@ -48,6 +48,9 @@ pub enum Control {
     Drain(Answer<Load>),
     /// Show which rooms there are whose match is not over.
     RoomIds(Answer<Vec<(RoomId, MatchId)>>),
+    /// Tell those who wait for it where the players of a room connect, as `HOST:PORT`; `None` if it
+    /// is nowhere. Nothing is answered.
+    Located(RoomId, Option<String>),
 }
 
 /// An answer that waits until what it tells of is in the journal.
@@ -207,6 +210,18 @@ impl Handle {
     /// [`Unavailable`] if the loop gave no answer.
     pub fn drain(&self) -> Result<Load, Unavailable> {
         self.ask(Control::Drain)
+    }
+
+    /// Answers a question of [`EventLoop::ask_elsewhere`]: where the players of a room connect, as
+    /// `HOST:PORT`; `None` if nobody has it. What is no address is taken as none. One that comes too
+    /// late does nothing. Waits for nothing.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop does not take it: who asked is told that there is no such room.
+    ///
+    /// [`EventLoop::ask_elsewhere`]: crate::io::event_loop::EventLoop::ask_elsewhere
+    pub fn located(&self, room: RoomId, address: Option<String>) -> Result<(), Unavailable> {
+        self.post(Control::Located(room, address))
     }
 
     /// Posts a command and waits for nothing: for who must not block. Its answer comes where it

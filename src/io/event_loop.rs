@@ -4,14 +4,17 @@
 //! due and a bounded number of commands, and sends what has come of it, once that is in the journal if
 //! there is one. Whatever is left waits for the next turn, which then follows without a pause.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Poll, Token, Waker};
 
+use crate::cluster::node::Address;
 use crate::engine::config::{Config, Secrets};
 use crate::engine::event::Event;
+use crate::engine::id::RoomId;
 use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::view::CreateError;
@@ -68,7 +71,18 @@ pub struct EventLoop {
     outgoing: Outgoing,
     /// The journal, if there is one.
     recorder: Option<Recorder>,
+    /// Who is asked where rooms are that are not here.
+    asker: Option<Asker>,
     waker: Arc<Waker>,
+}
+
+/// Takes a question where a room is.
+struct Asker(Box<dyn FnMut(RoomId) + Send>);
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asker(..)")
+    }
 }
 
 /// The engine's time and the wall's.
@@ -157,6 +171,7 @@ impl EventLoop {
             counters: ShellCounters::default(),
             outgoing: Outgoing::default(),
             recorder: None,
+            asker: None,
             waker,
         };
         Ok((event_loop, handle))
@@ -246,6 +261,15 @@ impl EventLoop {
                 log::error!("room {id}: match {match_id} is not restored: {error}");
             }
         }
+    }
+
+    /// Has `ask` asked where a room is that is not here and to which a client of version 2 connects. It
+    /// must not block: the loop calls it, some hundred times a second at the most. The answer comes by
+    /// [`Handle::located`]; for one that has not come after a second nobody waits any more. To be
+    /// called before [`EventLoop::run`].
+    pub fn ask_elsewhere(&mut self, ask: Box<dyn FnMut(RoomId) + Send>) {
+        self.server.ask_elsewhere();
+        self.asker = Some(Asker(ask));
     }
 
     /// Runs until the process is asked to stop and everybody has been told, or for
@@ -420,7 +444,18 @@ impl EventLoop {
         }
         self.send(now);
         self.tell(now);
+        self.ask();
         self.give_back_memory();
+    }
+
+    /// Hands on the engine's questions.
+    fn ask(&mut self) {
+        let Some(Asker(ask)) = &mut self.asker else {
+            return;
+        };
+        while let Some(room) = self.server.poll_question() {
+            ask(room);
+        }
     }
 
     /// Gives memory back to the system once most sessions of a crowd, or a flood, are gone.
@@ -495,6 +530,10 @@ impl EventLoop {
                     answer.give(self.load(now));
                 }
                 Control::RoomIds(answer) => answer.give(self.server.room_ids()),
+                Control::Located(room, address) => {
+                    let address = address.as_deref().and_then(Address::new);
+                    self.server.handle_located(now, room, address.as_ref());
+                }
             }
         }
     }
@@ -607,9 +646,11 @@ fn log_event(event: Event) {
             room,
             code,
             ticket,
+            elsewhere,
         } => {
             let why = ticket.map_or(String::new(), |fault| format!(" ({fault})"));
-            log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}");
+            let at = elsewhere.map_or(String::new(), |at| format!(", sent on to {at}"));
+            log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}{at}");
         }
         Event::WatcherCame { addr, player, room } => {
             log::debug!("{addr}: player {player} watches room {room}");

@@ -630,6 +630,7 @@ impl World {
         self.server = Server::new(config, secrets, at_zero);
         self.chronicle = Chronicle::default();
         self.server.begin_records(salt);
+        self.let_ask();
         let mut rooms = restored.rooms;
         rooms.sort_by_key(|room| std::cmp::Reverse(room.created.created_unix_us));
         let mut back: Vec<MatchId> = Vec::new();

@@ -386,7 +386,12 @@ fn an_etcd_that_hangs_does_not_hold_up_a_start() {
 #[test]
 fn while_nothing_happens_a_connection_lasts_and_nodes_are_heard_of() {
     let etcd = etcd::Etcd::start();
-    let [a, b] = ["a", "b"].map(|name| Node::start(&etcd.url(), name));
+    // The longer the ttl, the less is said, and the more often etcd is asked whether it lives: too
+    // often, and it hangs up.
+    let mut slow = options(&etcd.url(), "a");
+    slow.ttl = Duration::from_secs(300);
+    let a = Node::try_start(slow, instance_of("a"), false).unwrap();
+    let b = Node::start(&etcd.url(), "b");
     wait_for("a sees b", || a.others() == ["b"]);
     // Its key is written every 5 s, and must be seen in 3 s.
     for _ in 0..2 {
@@ -470,6 +475,22 @@ fn after_etcd_was_wiped_every_key_is_there_again() {
         wait_for("a sees b", || a.is_connected_and_sees("b"));
     });
     assert!(a.etcd.stats().leases_lost > 0);
+}
+
+#[test]
+fn after_its_lease_was_revoked_every_key_is_there_again() {
+    let etcd = etcd::Etcd::start();
+    let a = Node::start(&etcd.url(), "a");
+    claim_of(a.create(1));
+    let leases = etcd.ctl(&["lease", "list"]);
+    let lease = leases.split_whitespace().last().unwrap();
+    etcd.ctl(&["lease", "revoke", lease]);
+    timed("from the loss of the lease to every key", || {
+        wait_for("it is noticed", || a.etcd.stats().leases_lost == 1);
+        a.is_back();
+        a.has(1);
+    });
+    assert_eq!(etcd.keys("/t/").len(), 2);
 }
 
 #[test]

@@ -386,7 +386,12 @@ fn an_etcd_that_hangs_does_not_hold_up_a_start() {
 #[test]
 fn while_nothing_happens_a_connection_lasts_and_nodes_are_heard_of() {
     let etcd = etcd::Etcd::start();
-    let [a, b] = ["a", "b"].map(|name| Node::start(&etcd.url(), name));
+    // The longer the ttl, the less is said, and the more often etcd is asked whether it lives: too
+    // often, and it hangs up.
+    let mut slow = options(&etcd.url(), "a");
+    slow.ttl = Duration::from_secs(300);
+    let a = Node::try_start(slow, instance_of("a"), false).unwrap();
+    let b = Node::start(&etcd.url(), "b");
     wait_for("a sees b", || a.others() == ["b"]);
     // Its key is written every 5 s, and must be seen in 3 s.
     for _ in 0..2 {
@@ -473,6 +478,22 @@ fn after_etcd_was_wiped_every_key_is_there_again() {
 }
 
 #[test]
+fn after_its_lease_was_revoked_every_key_is_there_again() {
+    let etcd = etcd::Etcd::start();
+    let a = Node::start(&etcd.url(), "a");
+    claim_of(a.create(1));
+    let leases = etcd.ctl(&["lease", "list"]);
+    let lease = leases.split_whitespace().last().unwrap();
+    etcd.ctl(&["lease", "revoke", lease]);
+    timed("from the loss of the lease to every key", || {
+        wait_for("it is noticed", || a.etcd.stats().leases_lost == 1);
+        a.is_back();
+        a.has(1);
+    });
+    assert_eq!(etcd.keys("/t/").len(), 2);
+}
+
+#[test]
 fn a_node_that_was_cut_off_comes_back_with_its_name_and_rooms() {
     let etcd = etcd::Etcd::start();
     let way = Way::to(&etcd);
@@ -531,12 +552,15 @@ impl Node {
 fn of_two_nodes_that_want_a_room_one_gets_it() {
     let etcd = etcd::Etcd::start();
     let nodes = ["a", "b"].map(|name| Node::start(&etcd.url(), name));
+    let began = Instant::now();
     let won = thread::scope(|scope| {
         let threads = nodes
             .each_ref()
             .map(|node| scope.spawn(|| (0..50).map(|room| node.create(room)).collect::<Vec<_>>()));
         threads.map(|thread| thread.join().unwrap())
     });
+    let each = began.elapsed() / 50;
+    eprintln!("a claim: {} us", each.as_micros());
     for (room, pair) in (0..50).zip(won[0].iter().zip(&won[1])) {
         match pair {
             (Claimed::Held(_), Claimed::Taken(holder)) => assert_eq!(holder.node.as_str(), "a"),
@@ -607,15 +631,15 @@ fn events_that_do_not_fit_are_made_good_by_the_list_of_rooms() {
     let etcd = etcd::Etcd::start();
     let a = Node::start(&etcd.url(), "a");
     let count = 6_000;
-    {
-        // Nobody hears while the model is locked but the channel fills.
-        let mut model = a.model.lock().unwrap();
-        for room in 0..count {
-            let match_id = MatchId(room + 1);
-            model.rooms.insert(RoomId(room), match_id);
-            a.feed(room, match_id, RoomEventKind::Created { players: 2 });
-        }
+    // The side thread is held up: the channel fills, and the loop goes on all the same.
+    let (release, held_up) = mpsc::channel::<()>();
+    a.runtime.handle().spawn(async move {
+        let _ = held_up.recv();
+    });
+    for room in 0..count {
+        a.begin(room);
     }
+    drop(release);
     let began = Instant::now();
     wait_for("every room is claimed", || {
         a.etcd.stats().claims_held == usize::try_from(count).unwrap()

@@ -48,6 +48,8 @@ struct Entry {
     is_busy: bool,
     /// Who waits for the claim.
     asker: Option<SyncSender<Claimed>>,
+    /// Who waited has it, and creates the room or releases it.
+    is_handed: bool,
 }
 
 /// What is to be done with a room's key.
@@ -140,6 +142,7 @@ impl Claims {
             request,
             is_busy: false,
             asker: is_connected.then_some(asker),
+            is_handed: false,
         };
         if let Some(old) = self.rooms.get(&room) {
             let ours = |request: &Option<RequestKey>| Holder {
@@ -158,7 +161,7 @@ impl Claims {
                     return Asked::Answer(Claimed::Taken(ours(&old.request)));
                 }
                 // Another asker is about to create it.
-                (Want::Awaited(_), _) if old.asker.is_some() || old.have == Have::Held => {
+                (Want::Awaited(_), _) if old.asker.is_some() || old.is_handed => {
                     return Asked::Answer(Claimed::Taken(ours(&old.request)));
                 }
                 // Another asker was told to create it unclaimed. Which of the two does nobody
@@ -218,6 +221,7 @@ impl Claims {
             request: None,
             is_busy: false,
             asker: None,
+            is_handed: false,
         });
         match entry.want {
             Want::Running(known) if known == match_id => {}
@@ -359,7 +363,8 @@ impl Claims {
                 entry.have = Have::Held;
                 if let Some(asker) = entry.asker.take() {
                     let nonce = work.nonce;
-                    let _ = asker.try_send(Claimed::Held(Claim { room, nonce }));
+                    let held = Claimed::Held(Claim { room, nonce });
+                    entry.is_handed = asker.try_send(held).is_ok();
                 }
             }
             (Kind::Erase, Done::Well | Done::Taken(_)) => entry.have = Have::Nothing,
@@ -667,6 +672,19 @@ mod tests {
         let put = claims.next().unwrap();
         let contested = claims.done(&put, Done::Taken(holder("b", None)));
         assert!(contested.is_some());
+    }
+
+    #[test]
+    fn a_claim_that_came_too_late_is_in_nobodys_way() {
+        let mut claims = Claims::new(0);
+        let (asked, _answer) = ask(&mut claims, None);
+        let Asked::Wait(nonce) = asked else {
+            panic!("{asked:?}")
+        };
+        let put = claims.next().unwrap();
+        claims.give_up(Claim { room: ROOM, nonce });
+        claims.done(&put, Done::Well);
+        held(&mut claims);
     }
 
     #[test]

@@ -10,6 +10,10 @@
 //!
 //! Nothing here ends or delays a match: without etcd everything goes on, and what had to be written
 //! is written when it is back.
+//!
+//! Rooms are not watched: a claim that somebody else deletes or overwrites by hand is put back only
+//! with the next connection. A value at a room's key that names nobody is skipped by who looks for the
+//! room, and overwritten by who claims it.
 
 mod claims;
 mod keys;
@@ -75,7 +79,10 @@ pub enum StartError {
     #[error("--etcd: {0}; look at --etcd, --etcd-ca, --etcd-cert and --etcd-key")]
     Settings(String),
     /// Another server runs under our name.
-    #[error("--node-id: {id:?} is {holder}; choose another --node-id, or stop that server")]
+    #[error(
+        "--node-id: {id:?} is {holder}; choose another --node-id, or stop that server (if it is \
+         gone already, its key goes with its --etcd-ttl)"
+    )]
     Taken {
         /// Our name.
         id: String,
@@ -123,7 +130,7 @@ pub struct Etcd {
 impl Etcd {
     /// Registers this server, and keeps it registered from now on. Waits for its first outcome: a
     /// few seconds at most, and for the ttl and 2 s if another server has our name. An etcd that does
-    /// not answer is no error: the server runs alone until it does.
+    /// not answer is no error: the server runs alone until it does. Not for the runtime's own thread.
     ///
     /// The feed is the loop's. `is_kept` says that the instance comes from a data directory, so that
     /// a key of our own of before a crash is known as ours. `on_contested` is called on the

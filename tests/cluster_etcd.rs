@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use etcd::{AT_MOST, Certificates, Way, wait_for};
-use lockstep_server::cluster::etcd::{Etcd, StartError};
+use lockstep_server::cluster::etcd::{Etcd, Own, StartError};
 use lockstep_server::cluster::node::{Address, Instance, NodeId, NodeState};
 use lockstep_server::cluster::options::{EtcdOptions, Password};
 use lockstep_server::cluster::runtime::Runtime;
@@ -82,9 +82,13 @@ impl Node {
         let on_contested = Box::new(move |room, _, node: &NodeId| {
             told.lock().unwrap().push((room, node.to_string()));
         });
+        let own = Own {
+            instance,
+            is_kept,
+            load: Load::default(),
+        };
         let handle_of = runtime.handle();
-        let (etcd, feed) =
-            Etcd::start(handle_of, options, instance, is_kept, handle, on_contested)?;
+        let (etcd, feed) = Etcd::start(handle_of, options, own, handle, on_contested)?;
         Ok(Node {
             etcd,
             model,

@@ -60,7 +60,11 @@ impl Member {
     /// Says goodbye: from now on nobody finds this node. With `rooms_go_on` its rooms stay claimed until
     /// the ttl is over: they go on at its next start.
     pub fn leave(&self, rooms_go_on: bool) {
-        self.etcd.leave(rooms_go_on);
+        if rooms_go_on {
+            self.etcd.pause();
+        } else {
+            self.etcd.leave();
+        }
     }
 }
 

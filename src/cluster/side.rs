@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Cluster;
-use super::etcd::Etcd;
+use super::etcd::{Etcd, Own};
 use super::events::EventLog;
 use super::grpc::{self, Grpc};
 use super::instance;
@@ -46,10 +46,8 @@ impl Side {
         }
         let cannot = |error| format!("cannot start a thread for the cluster: {error}");
         let runtime = Runtime::start().map_err(cannot)?;
-        let mut side = Side {
-            rooms_go_on: settings.journal.is_some(),
-            ..Side::default()
-        };
+        let mut side = Side::default();
+        side.rooms_go_on = settings.journal.is_some();
         if settings.grpc.is_some() {
             let log = EventLog::start(&runtime).map_err(|error| format!("randomness: {error}"))?;
             event_loop.add_feed(log.feed());
@@ -76,14 +74,17 @@ impl Side {
             None => instance::draw(),
         };
         let instance = instance.map_err(|error| error.to_string())?;
+        let own = Own {
+            instance,
+            is_kept: journal.is_some(),
+            load: event_loop.load(),
+        };
         let events = self.events.clone();
         let (etcd, feed) = Etcd::start(
             runtime.handle(),
             options.clone(),
-            instance,
-            journal.is_some(),
+            own,
             control.clone(),
-            event_loop.load(),
             Box::new(move |room, match_id, node| {
                 if let Some(events) = &events {
                     events.contested(room, match_id, node.clone());

@@ -524,10 +524,10 @@ impl EventLoop {
                     answer.give(self.server.rooms(from, limit));
                 }
                 Control::Stats(answer) => answer.give(Box::new(self.stats(now))),
-                Control::Load(answer) => answer.give(self.load(now)),
+                Control::Load(answer) => answer.give(self.load_at(now)),
                 Control::Drain(answer) => {
                     self.drain();
-                    answer.give(self.load(now));
+                    answer.give(self.load_at(now));
                 }
                 Control::RoomIds(answer) => answer.give(self.server.room_ids()),
                 Control::Located(room, address) => {
@@ -538,7 +538,12 @@ impl EventLoop {
         }
     }
 
-    fn load(&self, now: Time) -> Load {
+    /// How much there is to do.
+    pub fn load(&self) -> Load {
+        self.load_at(self.clock.now())
+    }
+
+    fn load_at(&self, now: Time) -> Load {
         let counters = self.server.counters();
         let config = self.server.config();
         Load {

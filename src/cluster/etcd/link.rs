@@ -241,6 +241,17 @@ pub(super) async fn register(
     Err(Fault::Crowded)
 }
 
+/// Deletes the key of our node, if it is ours by this lease.
+///
+/// # Errors
+/// [`Fault`].
+pub(super) async fn deregister(mut kv: KvClient, keys: &Keys, lease: i64) -> Result<(), Fault> {
+    let key = keys.own();
+    let compare = Compare::lease(key.as_str(), CompareOp::Equal, lease);
+    let delete = TxnOp::delete(key.as_str(), None);
+    either(&mut kv, &key, compare, delete).await.map(drop)
+}
+
 /// Carries out `op` if the key was written last in this revision (0: if it is not there); says
 /// whether it did, the revision of now, and what is there if not.
 async fn swap(

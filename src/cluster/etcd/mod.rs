@@ -39,6 +39,7 @@ use super::{Claim, Claimed, Holder, NoEtcd, RequestKey, Seen};
 use crate::engine::id::{MatchId, RoomId};
 use crate::io::control;
 use crate::io::feed::Feed;
+use crate::io::metrics::Load;
 use crate::limits::{CLAIM_PATIENCE, ETCD_LEAVE, ETCD_START, ETCD_START_TAKEN, HOLDER_PATIENCE};
 use claims::Asked;
 use keys::Other;
@@ -51,6 +52,17 @@ const CONTESTED_NAMED_MAX: usize = 10;
 /// Called when a match turns out to run under a number that another node holds: the room, its match
 /// here, and who holds it. On the thread of the runtime: it must not block.
 pub type OnContested = Box<dyn Fn(RoomId, MatchId, &NodeId) + Send + Sync>;
+
+/// Who this server is.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// Which one of its name.
+    pub instance: Instance,
+    /// That comes from a data directory: a key of our own of before a crash is known as ours.
+    pub is_kept: bool,
+    /// What there is to do, until the loop says so: the first that others hear of.
+    pub load: Load,
+}
 
 /// Why a server cannot be part of its cluster. The text is for its operator.
 #[derive(Debug, Error)]
@@ -132,8 +144,7 @@ impl Etcd {
     /// few seconds at most, and for the ttl and 2 s if another server has our name. An etcd that does
     /// not answer is no error: the server runs alone until it does. Not for the runtime's own thread.
     ///
-    /// The feed is the loop's. `is_kept` says that the instance comes from a data directory, so that
-    /// a key of our own of before a crash is known as ours. `on_contested` is called on the
+    /// The feed is the loop's. `on_contested` is called on the
     /// runtime's thread and must not block.
     ///
     /// # Errors
@@ -141,14 +152,13 @@ impl Etcd {
     pub fn start(
         handle: &Handle,
         options: EtcdOptions,
-        instance: Instance,
-        is_kept: bool,
+        own: Own,
         control: control::Handle,
         on_contested: OnContested,
     ) -> Result<(Etcd, Feed), StartError> {
         let connect = link::connect_options(&options)?;
         let nonce = getrandom::u64().map_err(|_| StartError::NoRandomness)?;
-        let shared = Shared::new(options, instance, nonce, control, on_contested);
+        let shared = Shared::new(options, &own, nonce, control, on_contested);
         let shared = Arc::new(shared);
         let (sender, progress) = mpsc::channel();
         let supervisor = supervisor::run(Arc::clone(&shared), connect, sender);
@@ -160,7 +170,7 @@ impl Etcd {
             ],
             shared,
         };
-        etcd.wait_for_outcome(&progress, is_kept)?;
+        etcd.wait_for_outcome(&progress, own.is_kept)?;
         let feed = etcd.shared.ear.feed();
         Ok((etcd, feed))
     }
@@ -221,6 +231,11 @@ impl Etcd {
     /// before, and get older.
     pub fn others(&self) -> Vec<Seen> {
         self.state().nodes.others(&self.shared.options.node)
+    }
+
+    /// A node of this name, perhaps this one.
+    pub fn node(&self, id: &NodeId) -> Option<NodeRecord> {
+        self.state().nodes.get(id)
     }
 
     /// What somebody should look at: a sentence each.
@@ -358,23 +373,44 @@ impl Etcd {
     /// Takes everything of this server out of etcd, at once. Blocks for a second at most; without
     /// etcd it goes with the lease. Nothing is claimed after it.
     pub fn leave(&self) {
+        let Some(link) = self.end() else { return };
+        self.say_goodbye(async move {
+            let mut leases = link.client.lease_client();
+            link::within(ETCD_LEAVE, leases.revoke(link.lease)).await?;
+            Ok(())
+        });
+    }
+
+    /// The same for a server whose rooms go on at its next start: its node is taken out, and the
+    /// numbers of its rooms stay claimed until the ttl is over, so that nobody takes them meanwhile.
+    pub fn pause(&self) {
+        let Some(link) = self.end() else { return };
+        let shared = Arc::clone(&self.shared);
+        self.say_goodbye(async move {
+            let kv = link.client.kv_client();
+            let goodbye = link::deregister(kv, &shared.keys, link.lease);
+            let late = link::Fault::Late(ETCD_LEAVE);
+            tokio::time::timeout(ETCD_LEAVE, goodbye)
+                .await
+                .unwrap_or(Err(late))
+        });
+    }
+
+    /// Nothing is done by itself any more; the connection, if there is one.
+    fn end(&self) -> Option<shared::Link> {
         for task in &self.tasks {
             task.abort();
         }
-        let link = {
-            let mut state = self.state();
-            state.why = Some("this server has left".to_owned());
-            state.since = Instant::now();
-            state.claims.end();
-            state.link.take()
-        };
-        let Some(link) = link else { return };
-        let revoke = async move {
-            let mut leases = link.client.lease_client();
-            link::within(ETCD_LEAVE, leases.revoke(link.lease)).await
-        };
-        match runtime::ask(&self.handle, ETCD_LEAVE + ETCD_LEAVE / 4, revoke) {
-            Ok(Ok(_)) => log::info!("left etcd"),
+        let mut state = self.state();
+        state.why = Some("this server has left".to_owned());
+        state.since = Instant::now();
+        state.claims.end();
+        state.link.take()
+    }
+
+    fn say_goodbye(&self, goodbye: impl Future<Output = Result<(), link::Fault>> + Send + 'static) {
+        match runtime::ask(&self.handle, ETCD_LEAVE + ETCD_LEAVE / 4, goodbye) {
+            Ok(Ok(())) => log::info!("left etcd"),
             Ok(Err(fault)) => log::warn!("cannot leave etcd: {fault}; our keys go with the ttl"),
             Err(_) => log::warn!("cannot leave etcd in time; our keys go with the ttl"),
         }

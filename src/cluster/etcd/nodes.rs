@@ -49,6 +49,11 @@ impl Nodes {
             .collect()
     }
 
+    /// One of them.
+    pub(super) fn get(&self, id: &NodeId) -> Option<NodeRecord> {
+        self.seen.get(id).map(|(record, _)| record.clone())
+    }
+
     /// How many, ourselves among them.
     pub(super) fn len(&self) -> usize {
         self.seen.len()

@@ -16,11 +16,12 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use super::OnContested;
+use super::Own;
 use super::claims::{Claims, Contested};
 use super::keys::{Broken, Keys, Other};
 use super::link::Odd;
 use super::nodes::Nodes;
-use crate::cluster::node::{Instance, NodeRecord, NodeState};
+use crate::cluster::node::{NodeRecord, NodeState};
 use crate::cluster::options::EtcdOptions;
 use crate::engine::id::{MatchId, RoomId};
 use crate::io::control::{Answer, Control, Handle};
@@ -117,7 +118,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         options: EtcdOptions,
-        instance: Instance,
+        own: &Own,
         nonce: u64,
         control: Handle,
         on_contested: OnContested,
@@ -141,11 +142,11 @@ impl Shared {
             nodes: Nodes::default(),
             claims: Claims::new(nonce),
             broken: Broken::default(),
-            load: Load::default(),
+            load: own.load,
             notes,
         };
         Shared {
-            keys: Keys::new(&options.prefix, options.node.clone(), instance),
+            keys: Keys::new(&options.prefix, options.node.clone(), own.instance),
             options,
             ear,
             work: Notify::new(),

@@ -628,6 +628,7 @@ impl World {
         let at_zero = i64::try_from(self.unix_us).expect("the year 2096 fits");
         self.server = Server::new(config, secrets, at_zero);
         self.server.begin_records(salt);
+        self.let_ask();
         let mut rooms = restored.rooms;
         rooms.sort_by_key(|room| std::cmp::Reverse(room.created.created_unix_us));
         let mut back: Vec<MatchId> = Vec::new();

@@ -10,7 +10,7 @@
 //!
 //! What people do is in script, what befalls their devices in trouble, and what strangers do
 //! to all of them in attack and signals. How the server ends and starts again is in crash, its
-//! journal in disk.
+//! journal in disk. What the server asks about rooms that are not there is in elsewhere.
 //!
 //! A world begins in chaos, then heals: everybody must reach the head of their match. Then
 //! the rooms are closed, everybody must hear of it, and when all limits have passed nothing
@@ -28,6 +28,7 @@ pub mod world;
 mod attack;
 mod crash;
 mod disk;
+mod elsewhere;
 mod path;
 mod places;
 mod script;

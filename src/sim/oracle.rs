@@ -99,6 +99,14 @@ pub enum Violation {
     Fault { conn: Conn, fault: ClientFault },
     #[error("conversation {conn}: refused with {code:?}")]
     Refused { conn: Conn, code: ConnectCode },
+    #[error("conversation {conn}: refused more often than it has connected")]
+    RefusedTwice { conn: Conn },
+    #[error("conversation {conn}: sent on to {address}, where its room is not")]
+    SentAstray { conn: Conn, address: String },
+    #[error("conversation {conn}: its Connect waits for its answer since {since}, at {now}")]
+    Hangs { conn: Conn, since: Time, now: Time },
+    #[error("room {room}: {what}")]
+    Elsewhere { room: RoomId, what: &'static str },
     #[error("conversation {conn}: joined as {seat} beside {others:?}: no such match")]
     Joined {
         conn: Conn,
@@ -328,6 +336,9 @@ struct ConnRecord {
     opened_in: u32,
     /// A server has refused it, perhaps another one.
     was_refused: bool,
+    /// How often it has connected, and has been refused.
+    connects: u32,
+    refusals: u32,
     /// Two of them have spoken to it.
     is_mixed: bool,
 }
@@ -816,9 +827,16 @@ impl Oracle {
             life: None,
             opened_in: self.beyond.life(),
             was_refused: false,
+            connects: 1,
+            refusals: 0,
             is_mixed: false,
         });
         self.conns.len() - 1
+    }
+
+    /// A client that was refused asks once more.
+    pub fn connects_again(&mut self, conn: Conn) {
+        self.conns[conn].connects += 1;
     }
 
     /// A client begins a conversation to watch.
@@ -961,13 +979,10 @@ impl Oracle {
                 fault: *fault,
             }),
             ClientEvent::Refused(code) => {
-                self.conns[conn].was_refused = true;
+                self.count_refusal(conn)?;
                 self.refused(conn, *code)
             }
-            ClientEvent::Redirected { .. } => {
-                self.conns[conn].was_refused = true;
-                Ok(())
-            }
+            ClientEvent::Redirected { .. } => self.count_refusal(conn),
             ClientEvent::Joined { seat, others, seed } => self.joined(conn, *seat, others, *seed),
             ClientEvent::Started {
                 unix_seconds, next, ..
@@ -987,6 +1002,16 @@ impl Oracle {
             | ClientEvent::Reset
             | ClientEvent::Replaced => Ok(()),
         }
+    }
+
+    fn count_refusal(&mut self, conn: Conn) -> Result<(), Violation> {
+        let own = &mut self.conns[conn];
+        own.was_refused = true;
+        own.refusals += 1;
+        let twice = own.refusals > own.connects;
+        (!twice)
+            .then_some(())
+            .ok_or(Violation::RefusedTwice { conn })
     }
 
     fn refused(&self, conn: Conn, code: ConnectCode) -> Result<(), Violation> {

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::crash::{Crashes, Lives};
+use super::elsewhere::Elsewhere;
 use super::fault::{Fault, Happened};
 use super::network::{Arrival, Author, Faults, Network, Tally, shut_window};
 use super::oracle::{Conn, Match, Oracle, Turn, Violation};
@@ -141,6 +142,8 @@ pub(super) enum Command {
     CreateSpare(usize),
     CloseSpare(usize),
     ReplaceSpare(usize),
+    /// Answer a question where a room is, with an address or with none.
+    Locate(RoomId, bool),
     Stop,
 }
 
@@ -200,6 +203,8 @@ pub(super) struct Device {
     pub(super) held: Vec<Arrival>,
     /// When the conversation began.
     pub(super) opened_at: Time,
+    /// When it connected last.
+    pub(super) asked_at: Time,
     /// The last outage: a cut, or a time for which it was frozen or took nothing for long.
     pub(super) outage: Option<(Time, Time)>,
     /// The last time for which it took nothing.
@@ -316,6 +321,8 @@ pub struct World {
     pub(super) players: Vec<Player>,
     pub(super) devices: Vec<Device>,
     pub(super) places: Places,
+    /// Whom the server asks about rooms that are not there, if anybody.
+    pub(super) elsewhere: Elsewhere,
     /// Rooms in which nobody plays that have been created.
     pub(super) spares: usize,
     /// There will be floods, and there may be few places.
@@ -389,6 +396,7 @@ impl World {
             players: Vec::new(),
             devices: Vec::new(),
             places: Places::default(),
+            elsewhere: Elsewhere::draw(seed),
             spares: 0,
             crowded,
             flooded: false,
@@ -408,6 +416,7 @@ impl World {
         if let Some(salt) = world.lives.salt() {
             world.server.begin_records(salt);
         }
+        world.let_ask();
         world.write_script();
         world
     }
@@ -663,6 +672,7 @@ impl World {
             self.server.assert_invariants();
         }
         self.server_events(on_time)?;
+        self.take_questions()?;
         self.free_at = now + self.draw_delay_of_loop();
         self.sync(on_time)?;
         self.end_turn()
@@ -751,6 +761,7 @@ impl World {
                 self.server_events(on_time)?;
                 self.create(spec).map(drop)
             }
+            Command::Locate(room, is_known) => self.locate(room, is_known, on_time),
             Command::Stop => {
                 self.note("stop".into());
                 self.server.stop(self.now);
@@ -839,7 +850,7 @@ impl World {
 
     // --- What the server says -------------------------------------------------------------
 
-    fn server_events(&mut self, on_time: bool) -> Result<(), Violation> {
+    pub(super) fn server_events(&mut self, on_time: bool) -> Result<(), Violation> {
         let now = self.now;
         while let Some(event) = self.server.poll_event() {
             self.note(format!("server: {event:?}"));
@@ -886,8 +897,13 @@ impl World {
                 Event::SessionMoved {
                     from, to, player, ..
                 } => self.session_moved((from, to), player)?,
-                Event::RoomCreated { .. } | Event::MatchRestored { .. } | Event::Refused { .. } => {
-                }
+                Event::Refused {
+                    room,
+                    code,
+                    elsewhere,
+                    ..
+                } => self.judge_refusal(room, code, elsewhere.as_ref())?,
+                Event::RoomCreated { .. } | Event::MatchRestored { .. } => {}
             }
         }
         Ok(())
@@ -1047,6 +1063,9 @@ impl World {
             if !self.devices[index].harmed && !self.oracle.is_mixed(conn) {
                 heard?;
             }
+            if let ClientEvent::Redirected { address } = &event {
+                self.judge_redirect(index, address)?;
+            }
             self.react(index, &event);
             if event == ClientEvent::Reset {
                 self.was_reset(index)?;
@@ -1073,6 +1092,7 @@ impl World {
 
     /// Some time after the heal: everybody is at the head, and no input is missing.
     pub(super) fn settle(&mut self, healed_at: Time) -> Result<(), Violation> {
+        self.must_not_hang()?;
         let counters = self.counters();
         for (index, device) in self.devices.iter().enumerate() {
             if device.health != Health::Alive || !self.is_current(index) {

@@ -518,6 +518,25 @@ fn a_node_that_was_cut_off_comes_back_with_its_name_and_rooms() {
 }
 
 #[test]
+fn a_node_that_lost_its_name_while_it_was_cut_off_comes_back_with_both() {
+    let etcd = etcd::Etcd::start();
+    let way = Way::to(&etcd);
+    let a = Node::start(&way.url(), "a");
+    claim_of(a.create(1));
+    let own = etcd.get("/t/nodes/a").unwrap();
+    way.cut();
+    wait_for("its keys go", || etcd.keys("/t/").is_empty());
+    let other = own.replace(&instance_of("a").to_string(), "000000000000beef");
+    etcd.put("/t/nodes/a", &other);
+    way.mend();
+    let says = |a: &Node| a.etcd.warnings().join(" ").contains("000000000000beef");
+    wait_for("it is told", || says(&a));
+    etcd.ctl(&["del", "/t/nodes/a"]);
+    a.is_back();
+    a.has(1);
+}
+
+#[test]
 fn a_claim_that_another_node_has_meanwhile_is_told_of_and_ours_once_it_is_free() {
     let etcd = etcd::Etcd::start();
     let way = Way::to(&etcd);

@@ -183,6 +183,8 @@ fn words(error: &Error) -> String {
 #[derive(Default)]
 struct Memory {
     lease: Option<i64>,
+    /// It was granted by a connection that ended before any claim was put under it.
+    is_bare: bool,
     /// etcd's newest revision that we saw: an etcd that knows less has lost what we wrote, whatever
     /// it says of the lease.
     revision: i64,
@@ -197,7 +199,7 @@ async fn connection(
     progress: &Sender<Progress>,
 ) -> Result<std::convert::Infallible, End> {
     let client = link::connect(endpoint, connect.clone()).await?;
-    let (mut pulse, is_new_lease) = Pulse::start(shared, &client, memory).await?;
+    let mut pulse = Pulse::start(shared, &client, memory).await?;
     let lease = pulse.keeper.id();
     let (revision, state) = register(shared, &client, lease, None).await?;
     let (watch, read) = read_nodes(shared, &client, &mut pulse).await?;
@@ -212,7 +214,8 @@ async fn connection(
         state.since = Instant::now();
         state.why = None;
         state.taken = None;
-        state.claims.begin(is_new_lease || is_wiped);
+        let is_bare = std::mem::take(&mut memory.is_bare);
+        state.claims.begin(is_bare || is_wiped);
         state.link = Some(Link {
             client: client.clone(),
             lease,
@@ -326,16 +329,12 @@ struct Pulse {
 }
 
 impl Pulse {
-    /// Goes on with the lease of before, if there is one and it lives; says whether it is a new one.
-    async fn start(
-        shared: &Shared,
-        client: &Client,
-        memory: &mut Memory,
-    ) -> Result<(Pulse, bool), End> {
+    /// Goes on with the lease of before, if there is one and it lives, or else with a new one.
+    async fn start(shared: &Shared, client: &Client, memory: &mut Memory) -> Result<Pulse, End> {
         let mut leases = client.lease_client();
         if let Some(old) = memory.lease {
             match link::ask(leases.keep_alive(old)).await {
-                Ok((keeper, answers)) => return Ok((Pulse::of(shared, keeper, answers), false)),
+                Ok((keeper, answers)) => return Ok(Pulse::of(shared, keeper, answers)),
                 Err(fault) if fault.is_no_lease() => {
                     memory.lease = None;
                     shared.state().leases_lost += 1;
@@ -346,8 +345,9 @@ impl Pulse {
         let ttl = i64::try_from(shared.options.ttl.as_secs()).unwrap_or(i64::MAX);
         let lease = link::ask(leases.grant(ttl, None)).await?.id();
         memory.lease = Some(lease);
+        memory.is_bare = true;
         let (keeper, answers) = link::ask(leases.keep_alive(lease)).await?;
-        Ok((Pulse::of(shared, keeper, answers), true))
+        Ok(Pulse::of(shared, keeper, answers))
     }
 
     fn of(shared: &Shared, keeper: LeaseKeeper, answers: LeaseKeepAliveStream) -> Pulse {

@@ -591,7 +591,7 @@ static NODE_ID: Setting = Setting {
     default: "",
     kind: Kind::Text {
         value_name: "ID",
-        right: "1 to 63 letters, digits, dots, dashes and underscores, such as a",
+        right: "1 to 63 letters, digits, dots, dashes and underscores, such as a (not here or auto)",
     },
     help: "The name of this server in the cluster, which no other has",
 };

@@ -70,10 +70,9 @@ impl Site {
             std::process::id(),
             free_port()
         );
-        Site {
-            dir: Some(std::env::temp_dir().join(name)),
-            ..Site::new(id, etcd)
-        }
+        let mut site = Site::new(id, etcd);
+        site.dir = Some(std::env::temp_dir().join(name));
+        site
     }
 
     fn settings(&self, more: &[&str]) -> Vec<String> {

@@ -17,11 +17,13 @@ use crate::limits::{NODE_ADDRESS_CHARS_MAX, NODE_ID_CHARS_MAX, NODE_RECORD_BYTES
 pub struct NodeId(String);
 
 impl NodeId {
-    /// The id of this text, if it can be one.
+    /// The id of this text, if it can be one: `here` and `auto` mean something else where the id of
+    /// a node may stand.
     pub fn new(text: &str) -> Option<NodeId> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         let right = (1..=NODE_ID_CHARS_MAX).contains(&text.len()) && text.bytes().all(fits);
-        right.then(|| NodeId(text.to_owned()))
+        let is_free = !matches!(text, "here" | "auto");
+        (right && is_free).then(|| NodeId(text.to_owned()))
     }
 
     /// Its text.
@@ -260,6 +262,7 @@ mod tests {
         for (from, to) in [
             ("\"a\"", "\"a/b\""),
             ("\"a\"", "\"b\""),
+            ("\"a\"", "\"auto\""),
             ("192.0.2.1:10086", "192.0.2.1"),
             ("192.0.2.1:10086", "192.0.2.1:0"),
             ("192.0.2.1:10086", "a b:1"),

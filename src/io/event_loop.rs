@@ -573,6 +573,9 @@ impl EventLoop {
     }
 
     fn send(&mut self, now: Time) {
+        // Whoever learns from an answer that a room is over, and creates it anew, finds that those who
+        // follow what happens know it, too.
+        self.tell(now);
         self.server.poll_transmit(now, &mut self.outgoing.datagrams);
         if let Some(recorder) = &mut self.recorder {
             recorder.record(now, &mut self.server);

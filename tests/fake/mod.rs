@@ -98,6 +98,8 @@ impl Loop {
                 engine: Counters::default(),
                 shell: ShellCounters::default(),
                 journal: None,
+                load: 0,
+                draining: false,
             })),
             other => panic!("nobody asks for {other:?}"),
         }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::admin::order::Bounds;
 use crate::cluster::node::{Address, Instance, NodeId, NodeRecord, NodeState};
 use crate::cluster::placement::Placements;
-use crate::cluster::{Cluster, PeerError, Seen};
+use crate::cluster::{Cluster, EtcdStats, PeerError, Seen};
 use crate::engine::auth::Auth;
 use crate::engine::config::Config;
 use crate::engine::id::{MatchId, RoomId};
@@ -119,6 +119,8 @@ pub struct ClusterView {
     pub node: NodeRecord,
     /// The others, in the order of their ids.
     pub others: Vec<Seen>,
+    /// How things are with etcd.
+    pub etcd: EtcdStats,
     /// What somebody should look at: a sentence each.
     pub warnings: Vec<String>,
 }
@@ -267,6 +269,7 @@ impl Operations {
         Some(ClusterView {
             node: node.unwrap_or_else(|_| cluster.own()),
             others: cluster.others(),
+            etcd: cluster.etcd(),
             warnings: cluster.warnings(),
         })
     }

@@ -481,6 +481,31 @@ fn an_etcd_that_lost_everything_gets_everything_anew() {
     wait(|| found().0 == 200, || found().1.to_string());
 }
 
+#[test]
+fn values_that_name_nobody_are_skipped_and_counted() {
+    let etcd = Etcd::start();
+    etcd.put("/lockstep/nodes/x", "{");
+    let [a, b] = cluster(&etcd);
+    etcd.put("/lockstep/nodes/not an id", "{}");
+    etcd.put("/lockstep/rooms/5", "rubbish");
+    let state = || a.ask("GET /api/cluster", "", 200)["etcd"].clone();
+    wait(|| state()["values_skipped"] == 2, || state().to_string());
+    assert_eq!(nodes_seen(&a), ["a", "b"]);
+    // It holds no number.
+    assert_eq!(b.try_ask("GET /api/rooms/5", "").0, 404);
+    a.create_room(5, &[1]);
+    assert_eq!(b.ask("GET /api/rooms/5", "", 200)["node"], "a");
+    let state = state();
+    assert_eq!(
+        (
+            &state["connected"],
+            &state["claims_held"],
+            &state["contested"]
+        ),
+        (&true.into(), &1.into(), &0.into())
+    );
+}
+
 // --- Nodes come back ------------------------------------------------------------------------
 
 #[test]

@@ -20,7 +20,7 @@ use lockstep_server::cluster::pb::{self, CreateRoomRequest, CreateRoomResponse};
 use lockstep_server::cluster::peers::Peers;
 use lockstep_server::cluster::runtime::Runtime;
 use lockstep_server::cluster::{
-    Claim, Claimed, Cluster, Holder, NoEtcd, PeerError, RequestKey, Seen,
+    Claim, Claimed, Cluster, EtcdStats, Holder, NoEtcd, PeerError, RequestKey, Seen,
 };
 use lockstep_server::engine::id::RoomId;
 use lockstep_server::engine::view::{OverReason, Phase};
@@ -274,6 +274,10 @@ impl Cluster for Member {
         let other = self.other.get().cloned();
         let seen = other.map(|record| Seen { record, age_ms: 0 });
         seen.into_iter().collect()
+    }
+
+    fn etcd(&self) -> EtcdStats {
+        EtcdStats::default()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::counters::HttpCounters;
 use super::order::{self, BadField, Bounds, Given, Order};
+use crate::cluster::EtcdStats;
 use crate::cluster::node::NodeRecord;
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
@@ -119,7 +120,21 @@ struct RoomsJson<'a> {
 struct ClusterJson<'a> {
     node: Option<&'a NodeRecord>,
     others: Vec<OtherJson<'a>>,
+    etcd: Option<EtcdJson<'a>>,
     warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct EtcdJson<'a> {
+    connected: bool,
+    since_s: u64,
+    why: Option<&'a str>,
+    connections: u64,
+    leases_lost: u64,
+    values_skipped: u64,
+    claims_held: usize,
+    claims_wanted: usize,
+    contested: usize,
 }
 
 #[derive(Serialize)]
@@ -259,8 +274,23 @@ pub fn cluster(view: Option<&ClusterView>) -> Vec<u8> {
     bytes(&ClusterJson {
         node: view.map(|view| &view.node),
         others: others.collect(),
+        etcd: view.map(|view| etcd(&view.etcd)),
         warnings: view.map_or(&[][..], |view| &view.warnings),
     })
+}
+
+fn etcd(stats: &EtcdStats) -> EtcdJson<'_> {
+    EtcdJson {
+        connected: stats.is_connected,
+        since_s: stats.since.as_secs(),
+        why: stats.why.as_deref(),
+        connections: stats.connections,
+        leases_lost: stats.leases_lost,
+        values_skipped: stats.skipped,
+        claims_held: stats.claims_held,
+        claims_wanted: stats.claims_wanted,
+        contested: stats.contested,
+    }
 }
 
 /// Every counter.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::etcd::{Etcd, EtcdStats};
+use super::etcd::Etcd;
 use super::node::{Address, NodeRecord};
 use super::peers::Peers;
-use super::{Claim, Claimed, Cluster, Holder, NoEtcd, PeerError, RequestKey, Seen};
+use super::{Claim, Claimed, Cluster, EtcdStats, Holder, NoEtcd, PeerError, RequestKey, Seen};
 use crate::admin::order::Order;
 use crate::engine::id::RoomId;
 use crate::io::control;
@@ -52,11 +52,6 @@ impl Member {
         (node.instance == holder.instance).then_some(node.kcp)
     }
 
-    /// How things are with etcd.
-    pub fn etcd_stats(&self) -> EtcdStats {
-        self.etcd.stats()
-    }
-
     /// Says goodbye: from now on nobody finds this node. With `rooms_go_on` its rooms stay claimed until
     /// the ttl is over: they go on at its next start.
     pub fn leave(&self, rooms_go_on: bool) {
@@ -75,6 +70,10 @@ impl Cluster for Member {
 
     fn others(&self) -> Vec<Seen> {
         self.etcd.others()
+    }
+
+    fn etcd(&self) -> EtcdStats {
+        self.etcd.stats()
     }
 
     fn warnings(&self) -> Vec<String> {

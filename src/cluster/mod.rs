@@ -7,6 +7,8 @@
 //!
 //! The loop knows nothing of all this but one thing: that somebody else may know where a room is.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 #[cfg(feature = "cluster")]
@@ -98,6 +100,31 @@ pub struct Seen {
     pub age_ms: u64,
 }
 
+/// How things are with etcd.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdStats {
+    /// We are registered, and etcd answers.
+    pub is_connected: bool,
+    /// Since then: connected, or not.
+    pub since: Duration,
+    /// Why not, if not.
+    pub why: Option<String>,
+    /// Times that a connection was made.
+    pub connections: u64,
+    /// Leases that were lost: their keys went, and were put anew.
+    pub leases_lost: u64,
+    /// Values under the prefix that name nobody.
+    pub skipped: u64,
+    /// Nodes, ourselves among them.
+    pub nodes: usize,
+    /// Rooms whose number is ours.
+    pub claims_held: usize,
+    /// Rooms whose number is not ours, or not yet; the contested ones among them.
+    pub claims_wanted: usize,
+    /// Rooms whose number is another node's.
+    pub contested: usize,
+}
+
 /// Nobody knows, because etcd does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("etcd does not answer: {0}")]
@@ -150,6 +177,9 @@ pub trait Cluster: Send + Sync {
 
     /// The other nodes, in the order of their ids.
     fn others(&self) -> Vec<Seen>;
+
+    /// How things are with etcd.
+    fn etcd(&self) -> EtcdStats;
 
     /// What somebody should look at: a sentence each.
     fn warnings(&self) -> Vec<String>;

@@ -14,7 +14,7 @@ use lockstep_server::admin::order::{Bounds, Order};
 use lockstep_server::admin::query;
 use lockstep_server::cluster::node::{Address, Instance, NodeId, NodeRecord, NodeState};
 use lockstep_server::cluster::{
-    Claim, Claimed, Cluster, Holder, NoEtcd, PeerError, RequestKey, Seen,
+    Claim, Claimed, Cluster, EtcdStats, Holder, NoEtcd, PeerError, RequestKey, Seen,
 };
 use lockstep_server::engine::counters::Counters;
 use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId};
@@ -389,6 +389,10 @@ impl Cluster for Member {
             age_ms: node.age_ms,
         });
         seen.collect()
+    }
+
+    fn etcd(&self) -> EtcdStats {
+        EtcdStats::default()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -26,7 +26,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -35,7 +35,7 @@ use tokio::task::JoinHandle;
 use super::node::{Instance, NodeId, NodeRecord};
 use super::options::EtcdOptions;
 use super::runtime;
-use super::{Claim, Claimed, Holder, NoEtcd, RequestKey, Seen};
+use super::{Claim, Claimed, EtcdStats, Holder, NoEtcd, RequestKey, Seen};
 use crate::engine::id::{MatchId, RoomId};
 use crate::io::control;
 use crate::io::feed::Feed;
@@ -104,31 +104,6 @@ pub enum StartError {
     /// The system has none.
     #[error("the system gives no random numbers")]
     NoRandomness,
-}
-
-/// How things are with etcd.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EtcdStats {
-    /// We are registered, and etcd answers.
-    pub is_connected: bool,
-    /// Since then: connected, or not.
-    pub since: Duration,
-    /// Why not, if not.
-    pub why: Option<String>,
-    /// Times that a connection was made.
-    pub connections: u64,
-    /// Leases that were lost: their keys went, and were put anew.
-    pub leases_lost: u64,
-    /// Values under the prefix that name nobody.
-    pub skipped: u64,
-    /// Nodes, ourselves among them.
-    pub nodes: usize,
-    /// Rooms whose number is ours.
-    pub claims_held: usize,
-    /// Rooms whose number is not ours, or not yet; the contested ones among them.
-    pub claims_wanted: usize,
-    /// Rooms whose number is another node's.
-    pub contested: usize,
 }
 
 /// This server's part in etcd. When it is dropped, what it wrote goes with its lease; see

@@ -1515,6 +1515,10 @@ mod tests {
                 "--etcd-prefix: \"lockstep\" is not a slash and",
             ),
             (
+                "--etcd http://a:1 --node-id a --advertise h:1 --etcd-ttl 2.5",
+                "--etcd-ttl: \"2.5\" is not whole; etcd counts in whole seconds, such as 2",
+            ),
+            (
                 "--etcd http://a:1 --node-id a --advertise h:1 --etcd-cert f",
                 "--etcd-cert: goes with --etcd-key",
             ),

@@ -444,7 +444,8 @@ fn scripted<T>(request: &Request<T>, room: u64) -> Result<pb::Room, Status> {
         _ => Code::Ok,
     };
     if code != Code::Ok {
-        return Err(Status::new(code, "as told"));
+        // As a server says it: the field first.
+        return Err(Status::new(code, "room: as told"));
     }
     Ok(pb::Room {
         // One tells of another room.
@@ -570,6 +571,8 @@ fn refusals_are_told_apart_over_grpc() {
         matches!(exists, PeerError::Refused { exists: true, .. }),
         "{exists}"
     );
+    // The refusal of this server names the field, once.
+    assert_eq!(exists.to_string(), "node b: as told");
     let invalid = create(3);
     assert!(
         matches!(invalid, PeerError::Refused { exists: false, .. }),

@@ -388,7 +388,11 @@ impl Fault {
             _ if has_not_connected(source) => Fault::Unreached(words),
             _ if source.is_some() => Fault::Silent(words),
             Code::NotFound => Fault::NotFound(words),
-            Code::AlreadyExists => Fault::refused(true, status.message()),
+            // Whoever is told names the field again.
+            Code::AlreadyExists => {
+                let why = status.message();
+                Fault::refused(true, why.strip_prefix("room: ").unwrap_or(why))
+            }
             Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
                 Fault::refused(false, status.message())
             }

@@ -2,6 +2,7 @@
 //! reach it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::access::secret;
 use super::{
@@ -95,12 +96,27 @@ pub(super) fn etcd(
         prefix: Some(prefix.text.trim_end_matches('/').to_owned())
             .filter(|text| is_prefix(text))
             .ok_or_else(|| prefix.unlike())?,
-        ttl: source.given(&ETCD_TTL)?.seconds()?,
+        ttl: ttl(source)?,
         node,
         kcp,
         http,
         grpc,
     }))
+}
+
+/// etcd counts whole seconds: with part of one dropped, this server would be forgotten earlier than
+/// it believes.
+fn ttl(source: &Source<'_>) -> Result<Duration, ConfigError> {
+    let given = source.given(&ETCD_TTL)?;
+    let ttl = given.seconds()?;
+    match ttl.subsec_nanos() {
+        0 => Ok(ttl),
+        _ => Err(given.unfit(format!(
+            "{:?} is not whole; etcd counts in whole seconds, such as {}",
+            given.text,
+            ttl.as_secs()
+        ))),
+    }
 }
 
 /// A setting that etcd makes necessary.

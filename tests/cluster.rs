@@ -372,6 +372,31 @@ fn a_room_is_found_and_closed_from_any_node_and_its_number_exists_once() {
 }
 
 #[test]
+fn of_many_who_create_a_room_on_all_nodes_at_once_one_does() {
+    let etcd = Etcd::start();
+    let nodes: [RealServer; 3] = cluster(&etcd);
+    let places = ["auto", "here", "b", "c"];
+    for room in 1..=10 {
+        let statuses: Vec<u16> = thread::scope(|scope| {
+            let ask = |i: usize| {
+                let place = places[i % places.len()];
+                let body = json!({ "room": room, "members": [1], "place": place });
+                nodes[i % 3].try_ask("POST /api/rooms", &body.to_string()).0
+            };
+            let asked: Vec<_> = (0..8).map(|i| scope.spawn(move || ask(i))).collect();
+            asked
+                .into_iter()
+                .map(|asked| asked.join().unwrap())
+                .collect()
+        });
+        let created = statuses.iter().filter(|status| **status == 201).count();
+        assert_eq!(created, 1, "room {room}: {statuses:?}");
+    }
+    let created: u64 = nodes.iter().map(|node| node.count("rooms_created")).sum();
+    assert_eq!(created, 10);
+}
+
+#[test]
 fn a_request_key_makes_one_room_whichever_node_is_asked() {
     let etcd = Etcd::start();
     let [a, b] = cluster(&etcd);

@@ -377,12 +377,12 @@ fn of_many_who_create_a_room_on_all_nodes_at_once_one_does() {
     let nodes: [RealServer; 3] = cluster(&etcd);
     let places = ["auto", "here", "b", "c"];
     for room in 1..=10 {
+        let ask = &|i: usize| {
+            let place = places[i % places.len()];
+            let body = json!({ "room": room, "members": [1], "place": place });
+            nodes[i % 3].try_ask("POST /api/rooms", &body.to_string()).0
+        };
         let statuses: Vec<u16> = thread::scope(|scope| {
-            let ask = |i: usize| {
-                let place = places[i % places.len()];
-                let body = json!({ "room": room, "members": [1], "place": place });
-                nodes[i % 3].try_ask("POST /api/rooms", &body.to_string()).0
-            };
             let asked: Vec<_> = (0..8).map(|i| scope.spawn(move || ask(i))).collect();
             asked
                 .into_iter()
@@ -394,6 +394,36 @@ fn of_many_who_create_a_room_on_all_nodes_at_once_one_does() {
     }
     let created: u64 = nodes.iter().map(|node| node.count("rooms_created")).sum();
     assert_eq!(created, 10);
+}
+
+#[test]
+fn a_request_that_all_nodes_get_at_once_is_carried_out_once_and_answered_to_all() {
+    let etcd = Etcd::start();
+    let nodes: [RealServer; 3] = cluster(&etcd);
+    for room in 1..=12 {
+        // So that the nodes do not agree on where there is most space.
+        nodes[room % 3].create_room(100 + u64::try_from(room).unwrap(), &[1]);
+        let places = [["auto"; 2], ["auto", "here"], ["b", "c"]][room % 3];
+        let key = format!("request-{room}");
+        let ask = &|i: usize| {
+            let place = places[i / 3];
+            let body = json!({ "room": room, "members": [1], "place": place, "request_key": key });
+            nodes[i % 3].ask("POST /api/rooms", &body.to_string(), 201)
+        };
+        let answers: Vec<Value> = thread::scope(|scope| {
+            let asked: Vec<_> = (0..6).map(|i| scope.spawn(move || ask(i))).collect();
+            asked
+                .into_iter()
+                .map(|asked| asked.join().unwrap())
+                .collect()
+        });
+        for answer in &answers {
+            assert_eq!(answer["match"], answers[0]["match"]);
+            assert_eq!(answer["secret"], answers[0]["secret"]);
+        }
+    }
+    let created: u64 = nodes.iter().map(|node| node.count("rooms_created")).sum();
+    assert_eq!(created, 24);
 }
 
 #[test]

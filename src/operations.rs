@@ -132,7 +132,12 @@ pub struct Operations {
     tickets: Option<Tickets>,
     control: Handle,
     cluster: Option<Arc<dyn Cluster>>,
+    /// Requests that are carried out here.
     requests: Arc<Requests>,
+    /// Requests for which this node looks for a place. They wait for those that are carried out,
+    /// here or elsewhere, and never the other way round: else two nodes that send each other the
+    /// same request would wait for each other.
+    placing: Arc<Requests>,
     placements: Mutex<Placements>,
     asking: AtomicUsize,
     late_at: Mutex<Option<Instant>>,
@@ -147,6 +152,7 @@ impl Operations {
             control,
             cluster: None,
             requests: Arc::default(),
+            placing: Arc::default(),
             placements: Mutex::default(),
             asking: AtomicUsize::new(0),
             late_at: Mutex::new(None),

@@ -372,6 +372,61 @@ fn a_room_is_found_and_closed_from_any_node_and_its_number_exists_once() {
 }
 
 #[test]
+fn of_many_who_create_a_room_on_all_nodes_at_once_one_does() {
+    let etcd = Etcd::start();
+    let nodes: [RealServer; 3] = cluster(&etcd);
+    let places = ["auto", "here", "b", "c"];
+    for room in 1..=10 {
+        let ask = &|i: usize| {
+            let place = places[i % places.len()];
+            let body = json!({ "room": room, "members": [1], "place": place });
+            nodes[i % 3].try_ask("POST /api/rooms", &body.to_string()).0
+        };
+        let statuses: Vec<u16> = thread::scope(|scope| {
+            let asked: Vec<_> = (0..8).map(|i| scope.spawn(move || ask(i))).collect();
+            asked
+                .into_iter()
+                .map(|asked| asked.join().unwrap())
+                .collect()
+        });
+        let created = statuses.iter().filter(|status| **status == 201).count();
+        assert_eq!(created, 1, "room {room}: {statuses:?}");
+    }
+    let created: u64 = nodes.iter().map(|node| node.count("rooms_created")).sum();
+    assert_eq!(created, 10);
+}
+
+#[test]
+fn a_request_that_all_nodes_get_at_once_is_carried_out_once_and_answered_to_all() {
+    let etcd = Etcd::start();
+    let nodes: [RealServer; 3] = cluster(&etcd);
+    for room in 1..=12 {
+        // So that the nodes do not agree on where there is most space.
+        nodes[room % 3].create_room(100 + u64::try_from(room).unwrap(), &[1]);
+        let places = [["auto"; 2], ["auto", "here"], ["b", "c"]][room % 3];
+        let key = format!("request-{room}");
+        let ask = &|i: usize| {
+            let place = places[i / 3];
+            let body = json!({ "room": room, "members": [1], "place": place, "request_key": key });
+            nodes[i % 3].ask("POST /api/rooms", &body.to_string(), 201)
+        };
+        let answers: Vec<Value> = thread::scope(|scope| {
+            let asked: Vec<_> = (0..6).map(|i| scope.spawn(move || ask(i))).collect();
+            asked
+                .into_iter()
+                .map(|asked| asked.join().unwrap())
+                .collect()
+        });
+        for answer in &answers {
+            assert_eq!(answer["match"], answers[0]["match"]);
+            assert_eq!(answer["secret"], answers[0]["secret"]);
+        }
+    }
+    let created: u64 = nodes.iter().map(|node| node.count("rooms_created")).sum();
+    assert_eq!(created, 24);
+}
+
+#[test]
 fn a_request_key_makes_one_room_whichever_node_is_asked() {
     let etcd = Etcd::start();
     let [a, b] = cluster(&etcd);

@@ -92,7 +92,22 @@ impl Operations {
             return self.carry_out(&order, &mut None, None);
         };
         let (now, patience) = (Instant::now(), REQUEST_KEY_PATIENCE);
-        let begin = self.away(|| self.requests.begin(&key, &order, now, patience));
+        let is_own = |cluster: &dyn Cluster| order.place == Place::Node(cluster.own().id);
+        if is_elsewhere
+            && (self.requests.knows(&key, now) || self.cluster.as_deref().is_some_and(is_own))
+        {
+            order.place = Place::Here;
+        }
+        let requests = if is_elsewhere && order.place != Place::Here {
+            &self.placing
+        } else {
+            match self.placing.outcome(&key, &order, now) {
+                Some(Begin::Answered(created)) => return Ok(*created),
+                Some(Begin::Other) => return Err(Refusal::KeyUsed(key)),
+                _ => &self.requests,
+            }
+        };
+        let begin = self.away(|| requests.begin(&key, &order, now, patience));
         let (pending, doubt) = match begin {
             Begin::Go(pending, doubt) => (pending, doubt),
             Begin::Answered(created) => return Ok(*created),
@@ -101,6 +116,10 @@ impl Operations {
         };
         let doubted = doubt.and_then(|(node, instance)| {
             let cluster = self.cluster.as_deref()?;
+            let own = cluster.own();
+            if own.id == node {
+                return (own.instance == instance).then_some(own);
+            }
             find(cluster, &node, instance)
         });
         let mut pending = Some(pending);
@@ -126,7 +145,11 @@ impl Operations {
             };
         };
         if let Some(node) = doubted {
-            match self.create_at(&*cluster, &node, order, pending) {
+            let again = match node.id == cluster.own().id {
+                true => self.place_here(&*cluster, order, pending),
+                false => self.create_at(&*cluster, &node, order, pending),
+            };
+            match again {
                 // It has not made the room, and will not.
                 Err(Refusal::Peer(PeerError::Unable { .. })) => {}
                 Err(Refusal::Peer(why @ PeerError::Unreached { .. })) => {
@@ -138,7 +161,6 @@ impl Operations {
         match &order.place {
             Place::Here => self.create_here(order, pending),
             Place::Auto => self.create_somewhere(&*cluster, order, pending),
-            Place::Node(id) if *id == cluster.own().id => self.create_here(order, pending),
             Place::Node(id) => {
                 let others = cluster.others();
                 let node = others.iter().find(|seen| seen.record.id == *id);
@@ -181,7 +203,7 @@ impl Operations {
             let node = nodes.iter().find(|seen| seen.record.id == id);
             let node = node.expect("one of them was chosen");
             let result = match id == own_id {
-                true => self.create_here(order, pending),
+                true => self.place_here(cluster, order, pending),
                 false => self.create_at(cluster, &node.record, order, pending),
             };
             let outcome = outcome(&id, &result);
@@ -227,6 +249,32 @@ impl Operations {
     }
 
     // --- Here -----------------------------------------------------------------------------
+
+    /// Creates the room here as another node would have us do it.
+    fn place_here(
+        &self,
+        cluster: &dyn Cluster,
+        order: &Order,
+        pending: &mut Option<Pending>,
+    ) -> Result<Created, Refusal> {
+        let result = self.create(Order {
+            place: Place::Here,
+            ..order.clone()
+        });
+        let is_doubtful = |why: &Refusal| {
+            matches!(
+                why,
+                Refusal::Unanswered(_) | Refusal::Silent { .. } | Refusal::UnderWay(_)
+            )
+        };
+        if result.as_ref().is_err_and(is_doubtful)
+            && let Some(pending) = pending.take()
+        {
+            let own = cluster.own();
+            pending.doubt(own.id, own.instance, Instant::now());
+        }
+        result
+    }
 
     /// Creates the room here, under a claim if there is a cluster.
     fn create_here(

@@ -99,6 +99,25 @@ impl Requests {
         }
     }
 
+    /// Whether something is known of a request, or it is under way.
+    pub(super) fn knows(&self, key: &RequestKey, now: Instant) -> bool {
+        let mut inner = self.lock();
+        inner.forget(now);
+        inner.entries.contains_key(key)
+    }
+
+    /// What became of a request, if that is known: [`Begin::Answered`] or [`Begin::Other`].
+    pub(super) fn outcome(&self, key: &RequestKey, order: &Order, now: Instant) -> Option<Begin> {
+        let mut inner = self.lock();
+        inner.forget(now);
+        let entry = inner.entries.get(key)?;
+        match &entry.state {
+            _ if !entry.order.is_same_room(order) => Some(Begin::Other),
+            State::Answered(created) => Some(Begin::Answered(created.clone())),
+            State::UnderWay | State::Doubtful(..) => None,
+        }
+    }
+
     fn go(
         self: &Arc<Requests>,
         inner: &mut Inner,

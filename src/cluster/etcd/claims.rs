@@ -48,6 +48,8 @@ struct Entry {
     is_busy: bool,
     /// Who waits for the claim.
     asker: Option<SyncSender<Claimed>>,
+    /// Who came after them, waits for what becomes of their claim, and is told this if it is ours.
+    also: Vec<(SyncSender<Claimed>, Holder)>,
     /// Who waited has it, and creates the room or releases it.
     is_handed: bool,
 }
@@ -141,10 +143,11 @@ impl Claims {
             nonce: self.draw(),
             request,
             is_busy: false,
-            asker: is_connected.then_some(asker),
+            asker: None,
+            also: Vec::new(),
             is_handed: false,
         };
-        if let Some(old) = self.rooms.get(&room) {
+        if let Some(old) = self.rooms.get_mut(&room) {
             let ours = |request: &Option<RequestKey>| Holder {
                 request: request.clone(),
                 ..own
@@ -161,8 +164,14 @@ impl Claims {
                     return Asked::Answer(Claimed::Taken(ours(&old.request)));
                 }
                 // Another asker is about to create it.
-                (Want::Awaited(_), _) if old.asker.is_some() || old.is_handed => {
+                (Want::Awaited(_), _) if old.is_handed => {
                     return Asked::Answer(Claimed::Taken(ours(&old.request)));
+                }
+                // Another asker waits. Whether the number is ours is not known before that one
+                // knows: a room that was made at once would have another node's number, perhaps.
+                (Want::Awaited(_), _) if old.asker.is_some() => {
+                    old.also.push((asker, ours(&old.request)));
+                    return Asked::Wait(fresh.nonce);
                 }
                 // Another asker was told to create it unclaimed. Which of the two does nobody
                 // knows, unless they are the same request.
@@ -184,6 +193,7 @@ impl Claims {
             }
             return Asked::Answer(Claimed::Unclaimed);
         }
+        fresh.asker = Some(asker);
         self.rooms.insert(room, fresh);
         self.urgent.push_back(room);
         Asked::Wait(nonce)
@@ -221,6 +231,7 @@ impl Claims {
             request: None,
             is_busy: false,
             asker: None,
+            also: Vec::new(),
             is_handed: false,
         });
         match entry.want {
@@ -292,6 +303,7 @@ impl Claims {
         for entry in self.rooms.values_mut() {
             // Who waits is told by its end of the channel.
             entry.asker = None;
+            entry.also.clear();
             if std::mem::take(&mut entry.is_busy) && !matches!(entry.have, Have::Others(_)) {
                 entry.have = Have::Perhaps;
             }
@@ -336,6 +348,7 @@ impl Claims {
         match (work.kind, done) {
             (_, Done::Failed) => {
                 entry.asker = None;
+                entry.also.clear();
                 if !matches!(entry.have, Have::Others(_)) {
                     entry.have = Have::Perhaps;
                 }
@@ -353,8 +366,11 @@ impl Claims {
                         node,
                     });
                 }
-                if let Some(asker) = entry.asker.take() {
+                if entry.asker.is_some() && matches!(entry.want, Want::Awaited(_)) {
                     entry.want = Want::Gone;
+                }
+                let also = entry.also.drain(..).map(|(asker, _)| asker);
+                for asker in entry.asker.take().into_iter().chain(also) {
                     let _ = asker.try_send(Claimed::Taken(holder.clone()));
                 }
                 entry.have = Have::Others(holder);
@@ -365,6 +381,9 @@ impl Claims {
                     let nonce = work.nonce;
                     let held = Claimed::Held(Claim { room, nonce });
                     entry.is_handed = asker.try_send(held).is_ok();
+                }
+                for (asker, own) in entry.also.drain(..) {
+                    let _ = asker.try_send(Claimed::Taken(own));
                 }
             }
             (Kind::Erase, Done::Well | Done::Taken(_)) => entry.have = Have::Nothing,
@@ -480,7 +499,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, sync_channel};
+    use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
     use super::*;
     use crate::cluster::node::Instance;
@@ -578,11 +597,62 @@ mod tests {
         let mut claims = Claims::new(0);
         let (_, _answer) = ask(&mut claims, Some("r"));
         let own = Claimed::Taken(holder("a", Some("r")));
-        assert_eq!(ask(&mut claims, None).0, Asked::Answer(own.clone()));
+        let (asked, also) = ask(&mut claims, None);
+        assert!(matches!(asked, Asked::Wait(_)), "it is not ours yet");
         work(&mut claims, &[Done::Well]);
+        assert_eq!(also.try_recv(), Ok(own.clone()));
         assert_eq!(ask(&mut claims, None).0, Asked::Answer(own.clone()));
         claims.runs(ROOM, FIRST);
         assert_eq!(ask(&mut claims, None).0, Asked::Answer(own));
+    }
+
+    #[test]
+    fn nobody_creates_a_room_whose_claim_another_asker_may_yet_lose() {
+        let mut claims = Claims::new(0);
+        let (_, first) = ask(&mut claims, None);
+        let (asked, second) = ask(&mut claims, None);
+        assert!(matches!(asked, Asked::Wait(_)), "{asked:?}");
+        let other = holder("b", None);
+        work(&mut claims, &[Done::Taken(other.clone())]);
+        for answer in [first, second] {
+            assert_eq!(answer.try_recv(), Ok(Claimed::Taken(other.clone())));
+        }
+        assert!(claims.rooms.is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_the_claim_of_another_asker_waits_no_longer_than_that_one_can() {
+        let mut claims = Claims::new(0);
+        let (_, first) = ask(&mut claims, None);
+        let (asked, second) = ask(&mut claims, None);
+        let Asked::Wait(nonce) = asked else {
+            panic!("{asked:?}")
+        };
+        claims.give_up(Claim { room: ROOM, nonce });
+        let put = claims.next().unwrap();
+        claims.done(&put, Done::Failed);
+        for answer in [first, second] {
+            assert_eq!(answer.try_recv(), Err(TryRecvError::Disconnected));
+        }
+    }
+
+    #[test]
+    fn a_match_that_runs_already_is_not_forgotten_with_the_claim_of_who_asks_again() {
+        let mut claims = Claims::new(0);
+        let (sender, _unclaimed) = sync_channel(1);
+        let own = holder("a", Some("r"));
+        claims.ask(Instant::now(), ROOM, own, false, sender);
+        let (_, answer) = ask(&mut claims, Some("r"));
+        let put = claims.next().unwrap();
+        claims.runs(ROOM, FIRST);
+        let other = holder("b", None);
+        let contested = claims.done(&put, Done::Taken(other.clone()));
+        assert_eq!(contested.unwrap().match_id, FIRST);
+        assert_eq!(answer.try_recv(), Ok(Claimed::Taken(other)));
+        assert_eq!(claims.contested().len(), 1);
+        claims.sweep(Instant::now());
+        assert_eq!(work(&mut claims, &[Done::Well]), [Kind::Put]);
+        assert_eq!((claims.contested().len(), claims.counts()), (0, (1, 0)));
     }
 
     #[test]

@@ -612,7 +612,7 @@ pub const GRPC_HEADERS_BYTES_MAX: u32 = 16 * 1024;
 pub const GRPC_CONNECTIONS_MAX: usize = 2048;
 
 /// Connections over gRPC of those of whom no call was let in yet: monitors, and who has just
-/// connected. With all their streams open and as long headers as may be they take some 200 MB; all
+/// connected. With all their streams open and as long headers as may be they take some 250 MB; all
 /// the others have the token.
 pub const GRPC_STRANGERS_MAX: usize = 64;
 

@@ -1539,6 +1539,9 @@ mod tests {
             let text = refusal(line);
             assert!(text.starts_with(begins), "{line}: {text}");
         }
+        let text = refusal("--etcd http://a:1,http://root:hush@b:1 --node-id a --advertise h:1");
+        assert!(text.starts_with("--etcd: names a user; give"), "{text}");
+        assert!(!text.contains("hush"), "{text}");
     }
 
     #[cfg(not(feature = "cluster"))]

@@ -611,6 +611,14 @@ pub const GRPC_HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Connections over gRPC at once: one of each of 1,000 other nodes, and those of the game's backends.
 pub const GRPC_CONNECTIONS_MAX: usize = 2048;
 
+/// Connections over gRPC of those of whom no call was let in yet: monitors, and who has just
+/// connected. With all their streams open and as long headers as may be they take some 250 MB; all
+/// the others have the token.
+pub const GRPC_STRANGERS_MAX: usize = 64;
+
+/// Bytes of a question after the health, which is the name of a service.
+pub const GRPC_HEALTH_BYTES_MAX: usize = 1024;
+
 /// Streams of one connection, which are calls and watchers.
 pub const GRPC_STREAMS_MAX: u32 = 128;
 
@@ -671,6 +679,9 @@ pub const NODE_ID_CHARS_MAX: usize = 63;
 /// Length of an address that nodes tell of themselves: a host's name (RFC 1035), and a port.
 pub const NODE_ADDRESS_CHARS_MAX: usize = 253 + 6;
 
+/// Length of the version of a node's program: one of ours has five.
+pub const NODE_VERSION_CHARS_MAX: usize = 64;
+
 /// Bytes of what a node tells of itself: several times what all its fields have at their longest.
 pub const NODE_RECORD_BYTES_MAX: usize = 4096;
 
@@ -730,6 +741,10 @@ pub const PEER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Bytes of its answer: a room of 256 seats with a ticket each takes 100 KiB.
 pub const PEER_ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Characters of what another node, or etcd, says of its own troubles: it goes into our own answers
+/// and the log.
+pub const FOREIGN_WORDS_CHARS_MAX: usize = 400;
 
 /// Connections to other nodes that are kept: a thousand nodes, as far as they are asked.
 pub const PEER_CHANNELS_MAX: usize = 1000;

@@ -33,7 +33,10 @@ use lockstep_server::engine::view::{
 use lockstep_server::io::control::{self, Control, Mailbox};
 use lockstep_server::io::feed::{Feed, RoomEvent, RoomEventKind};
 use lockstep_server::io::metrics::Load;
-use lockstep_server::limits::{GRPC_REQUEST_BYTES_MAX, ROOM_EVENTS_WAITING_MAX, ROOM_WATCHERS_MAX};
+use lockstep_server::limits::{
+    GRPC_HEALTH_EVERY, GRPC_REQUEST_BYTES_MAX, GRPC_STRANGERS_MAX, ROOM_EVENTS_WAITING_MAX,
+    ROOM_WATCHERS_MAX,
+};
 use lockstep_server::operations::{Operations, Tickets};
 use lockstep_server::ticket::{TicketSecret, TicketSecrets};
 use tokio_stream::StreamExt;
@@ -787,6 +790,9 @@ fn health_tells_whether_rooms_are_taken() {
         };
         let is = |status: ServingStatus| i32::from(status);
         while seen.next().await.unwrap().unwrap().status != is(ServingStatus::Serving) {}
+        // What stays as it is is not told again and again.
+        let again = tokio::time::timeout(3 * GRPC_HEALTH_EVERY, seen.next()).await;
+        assert!(again.is_err(), "{again:?}");
         world.is_draining.store(true, Ordering::Relaxed);
         while seen.next().await.unwrap().unwrap().status != is(ServingStatus::NotServing) {}
         let whole = health.check(HealthCheckRequest::default()).await.unwrap();
@@ -946,6 +952,77 @@ fn it_lives_through_bytes_that_are_no_calls() {
 fn a_connection_that_does_not_begin_is_hung_up() {
     let world = World::new();
     send(world.addr, &PREFACE[..10], true);
+}
+
+/// A connection that speaks HTTP/2 and has not said who it is.
+fn stranger(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(AT_MOST)).unwrap();
+    let open = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    stream.write_all(&open).unwrap();
+    // It is there once it has said something.
+    assert!(stream.read(&mut [0; 9]).unwrap() > 0);
+    stream
+}
+
+/// Reads until the server hangs up.
+fn is_hung_up(mut stream: TcpStream) -> bool {
+    let mut bytes = [0; 4096];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_strangers_displaces_itself_and_nobody_with_the_token() {
+    let world = World::with(Some(token()), None);
+    play(async {
+        let mut client = world.client().await;
+        let node = pb::GetNodeRequest {};
+        client.get_node(world.ask(node)).await.unwrap();
+        let mut events = client.watch_rooms(world.ask(at(""))).await.unwrap();
+        let first = stranger(world.addr);
+        let mut strangers = Vec::new();
+        for _ in 0..3 * GRPC_STRANGERS_MAX {
+            strangers.push(stranger(world.addr));
+        }
+        assert!(is_hung_up(first));
+        for old in strangers.drain(..2 * GRPC_STRANGERS_MAX) {
+            assert!(is_hung_up(old));
+        }
+        // Who asks at once is let in beside those that are left.
+        world.works().await;
+        let mut health = HealthClient::new(world.channel().await);
+        health.check(HealthCheckRequest::default()).await.unwrap();
+        client.create_room(world.ask(order(1, &[1]))).await.unwrap();
+        assert_eq!(next(events.get_mut()).await.room, 1);
+    });
+}
+
+/// A stranger that opens a stream and takes nothing of what comes, and so holds up HTTP/2.
+#[test]
+fn strangers_that_read_nothing_are_displaced_too() {
+    let world = World::with(Some(token()), None);
+    let no_window = [0, 4, 0, 0, 0, 0];
+    let open = [PREFACE, &frame(4, 0, 0, &no_window)].concat();
+    let mut first = TcpStream::connect(world.addr).unwrap();
+    first.write_all(&open).unwrap();
+    first
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    // Each is answered, and the answers fill the way back.
+    let pings = frame(6, 0, 0, &[7; 8]).repeat(10_000);
+    while first.write_all(&pings).is_ok() {}
+    let _strangers: Vec<_> = (0..GRPC_STRANGERS_MAX)
+        .map(|_| stranger(world.addr))
+        .collect();
+    first.set_read_timeout(Some(AT_MOST)).unwrap();
+    assert!(is_hung_up(first));
+    play(world.works());
 }
 
 #[test]

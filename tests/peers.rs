@@ -258,6 +258,40 @@ fn hostile_answers_leave_it_open_what_was_done() {
     assert!(matches!(error, PeerError::Unable { .. }), "{error}");
 }
 
+#[test]
+fn a_redirect_is_not_followed_and_the_token_stays() {
+    let (told, asked) = std::sync::mpsc::channel();
+    let trap = hostile(move |_| told.send(()).unwrap());
+    let runtime = Runtime::start().unwrap();
+    let peers = Peers::new(runtime.handle().clone(), Some(&token(TOKEN)));
+    for status in ["301 Moved", "302 Found", "307 Again", "308 Moved"] {
+        let text = format!(
+            "HTTP/1.1 {status}\r\nLocation: http://{trap}/api/rooms\r\nContent-Length: 0\r\n\r\n"
+        );
+        let b = node(Some(answers(text)), None);
+        assert!(peers.create_at(&b, &order(CREATE)).is_err(), "{status}");
+        assert!(peers.room_at(&b, RoomId(1)).is_err(), "{status}");
+    }
+    assert!(asked.try_recv().is_err());
+}
+
+#[test]
+fn the_words_of_another_node_are_short_and_plain() {
+    let runtime = Runtime::start().unwrap();
+    let peers = Peers::new(runtime.handle().clone(), None);
+    let words = format!("\\u001b[2J\\r\\n{}", "x".repeat(100_000));
+    for status in ["400 No", "404 No", "409 No", "500 No", "503 No"] {
+        let body = format!(r#"{{"error":{{"reason":"{words}"}}}}"#);
+        let b = node(Some(answers(with_body(status, &body))), None);
+        let error = peers.create_at(&b, &order(CREATE)).unwrap_err().to_string();
+        assert!(!error.contains(char::is_control), "{status}: {error:?}");
+        assert!(
+            error.contains("[2J") && error.len() < 2000,
+            "{status}: {error}"
+        );
+    }
+}
+
 /// A node that asks the other one over HTTP; there is no etcd.
 struct Member {
     own: NodeRecord,

@@ -36,11 +36,11 @@ use crate::config::Listen;
 use crate::io::control::Answer;
 use crate::limits::{
     GRPC_ALIVE_EVERY, GRPC_ALIVE_PATIENCE, GRPC_CALL_LIFE, GRPC_FAULTS_MAX, GRPC_HEADERS_BYTES_MAX,
-    GRPC_HEALTH_EVERY, GRPC_REQUEST_BYTES_MAX, GRPC_RESETS_MAX, GRPC_STREAMS_MAX,
-    GRPC_WINDOW_BYTES, HTTP_STOP,
+    GRPC_HEALTH_BYTES_MAX, GRPC_HEALTH_EVERY, GRPC_REQUEST_BYTES_MAX, GRPC_RESETS_MAX,
+    GRPC_STREAMS_MAX, GRPC_WINDOW_BYTES, HTTP_STOP,
 };
 use crate::operations::Operations;
-use listener::Listener;
+use listener::{Acquaintance, Listener};
 use service::Service;
 
 mod listener;
@@ -133,7 +133,7 @@ pub fn start(
     let reflection_v1 = reflection_v1.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX);
     let reflection_v1alpha = reflection_v1alpha.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX);
     let router = builder()
-        .add_service(health_service.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX))
+        .add_service(health_service.max_decoding_message_size(GRPC_HEALTH_BYTES_MAX))
         .add_service(InterceptedService::new(reflection_v1, inside.clone()))
         .add_service(InterceptedService::new(reflection_v1alpha, inside.clone()))
         .add_service(InterceptedService::new(service, inside));
@@ -216,6 +216,9 @@ impl tonic::service::Interceptor for Inside {
             Guard::Loopback | Guard::Unprotected => true,
         };
         if is_in {
+            if let Some(acquaintance) = request.extensions().get::<Acquaintance>() {
+                acquaintance.is_made();
+            }
             return Ok(request);
         }
         Err(Status::unauthenticated(
@@ -231,6 +234,7 @@ fn bearer(metadata: &MetadataMap) -> Option<&str> {
 /// Keeps gRPC's own way of health up to date: whether calls are answered is told by their being
 /// answered, whether rooms are taken here by this.
 async fn tell_health(health: HealthReporter, operations: Arc<Operations>) {
+    let mut told = None;
     loop {
         let (sender, receiver) = oneshot::channel();
         let answer = Answer::to(move |load| {
@@ -243,7 +247,10 @@ async fn tell_health(health: HealthReporter, operations: Arc<Operations>) {
             (Ok(()), Ok(Ok(load))) if !load.draining => ServingStatus::Serving,
             _ => ServingStatus::NotServing,
         };
-        health.set_service_status(SERVICE, status).await;
+        // Each time that it is set all who watch are told, be it the same or not.
+        if told.replace(status) != Some(status) {
+            health.set_service_status(SERVICE, status).await;
+        }
         tokio::time::sleep(GRPC_HEALTH_EVERY).await;
     }
 }

@@ -40,6 +40,16 @@ use crate::engine::id::RoomId;
 use crate::operations::{Created, Located};
 use node::{Instance, NodeId, NodeRecord};
 
+/// What somebody else says, fit for a line of the log and of a terminal: without control characters,
+/// and at most [`FOREIGN_WORDS_CHARS_MAX`](crate::limits::FOREIGN_WORDS_CHARS_MAX) long.
+#[cfg(feature = "cluster")]
+fn foreign_words(text: &str) -> String {
+    let words = text.chars().take(crate::limits::FOREIGN_WORDS_CHARS_MAX);
+    words
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
 /// A name that the maker of a request gives it, so that asking again makes no second room:
 /// 1 to [`REQUEST_KEY_CHARS_MAX`](crate::limits::REQUEST_KEY_CHARS_MAX) printable characters of
 /// ASCII without spaces.

@@ -9,7 +9,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::limits::{NODE_ADDRESS_CHARS_MAX, NODE_ID_CHARS_MAX, NODE_RECORD_BYTES_MAX};
+use crate::limits::{
+    NODE_ADDRESS_CHARS_MAX, NODE_ID_CHARS_MAX, NODE_RECORD_BYTES_MAX, NODE_VERSION_CHARS_MAX,
+};
 
 /// The name of a node: 1 to [`NODE_ID_CHARS_MAX`] letters, digits, dots, dashes and underscores.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -167,7 +169,8 @@ pub struct NodeRecord {
     pub instance: Instance,
     /// Whether it takes new rooms.
     pub state: NodeState,
-    /// The version of its program.
+    /// The version of its program: 1 to [`NODE_VERSION_CHARS_MAX`] printable characters of ASCII
+    /// without spaces.
     pub version: String,
     /// Where players connect.
     pub kcp: Address,
@@ -201,6 +204,9 @@ pub enum BadRecord {
     /// Of another node than the key says.
     #[error("it is of node {0}")]
     OtherId(NodeId),
+    /// Not the version of a program.
+    #[error("its version is none")]
+    Version,
 }
 
 impl NodeRecord {
@@ -216,6 +222,10 @@ impl NodeRecord {
             serde_json::from_slice(value).map_err(|error| BadRecord::Json(error.to_string()))?;
         if record.id != *id {
             return Err(BadRecord::OtherId(record.id));
+        }
+        let fits = (1..=NODE_VERSION_CHARS_MAX).contains(&record.version.len());
+        if !fits || !record.version.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(BadRecord::Version);
         }
         Ok(record)
     }
@@ -267,6 +277,9 @@ mod tests {
             ("192.0.2.1:10086", "192.0.2.1:0"),
             ("192.0.2.1:10086", "a b:1"),
             ("[2001:db8::1]", "2001:db8::1"),
+            ("0.1.0", ""),
+            ("0.1.0", "\\u001b[2J"),
+            ("0.1.0", &"1".repeat(NODE_VERSION_CHARS_MAX + 1)),
             ("ready", "asleep"),
             ("0000000000001234", "1234"),
             ("\"rooms\":3", "\"rooms\":-3"),

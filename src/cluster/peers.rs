@@ -23,12 +23,12 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::PeerError;
 use super::convert;
 use super::node::{Address, NodeRecord};
 use super::pb::lockstep_client::LockstepClient;
 use super::pb::{CloseRoomRequest, GetRoomRequest};
 use super::runtime;
+use super::{PeerError, foreign_words};
 use crate::admin::guard::AdminToken;
 use crate::admin::order::Order;
 use crate::admin::reading;
@@ -450,11 +450,26 @@ impl Fault {
 
     fn of(self, node: &NodeRecord) -> PeerError {
         let node = node.id.clone();
+        // Whatever listens there chose the words.
+        let plain = |why: String| foreign_words(&why);
         match self {
-            Fault::Unreached(why) => PeerError::Unreached { node, why },
-            Fault::Silent(why) => PeerError::Silent { node, why },
-            Fault::NotFound(why) | Fault::Unable(why) => PeerError::Unable { node, why },
-            Fault::Refused { exists, why } => PeerError::Refused { node, exists, why },
+            Fault::Unreached(why) => PeerError::Unreached {
+                node,
+                why: plain(why),
+            },
+            Fault::Silent(why) => PeerError::Silent {
+                node,
+                why: plain(why),
+            },
+            Fault::NotFound(why) | Fault::Unable(why) => PeerError::Unable {
+                node,
+                why: plain(why),
+            },
+            Fault::Refused { exists, why } => PeerError::Refused {
+                node,
+                exists,
+                why: plain(why),
+            },
         }
     }
 }

@@ -50,6 +50,14 @@ pub(super) fn etcd(
         return without_etcd(source);
     };
     built_in(&given)?;
+    if given.text.contains('@') {
+        // The text is not shown: it may have a password in it.
+        return Err(given.unfit(format!(
+            "names a user; give the user with {} and the password with {}",
+            ETCD_USER.flag(),
+            ETCD_PASSWORD_FILE.flag()
+        )));
+    }
     let endpoints: Vec<String> = given.text.split(',').map(|url| url.trim().into()).collect();
     if !endpoints.iter().all(|url| is_url(url)) {
         return Err(given.unlike());

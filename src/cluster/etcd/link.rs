@@ -16,8 +16,8 @@ use tonic::Code;
 
 use super::StartError;
 use super::keys::{self, Keys, Other};
-use crate::cluster::Holder;
 use crate::cluster::options::EtcdOptions;
+use crate::cluster::{Holder, foreign_words};
 use crate::engine::id::RoomId;
 use crate::limits::{
     ETCD_CONNECT_TIMEOUT, ETCD_MESSAGE_MAX, ETCD_PROBE, ETCD_REQUEST_TIMEOUT, NODES_READ_AT_ONCE,
@@ -92,7 +92,7 @@ fn describe(error: &Error) -> String {
         }
         other => other.to_string(),
     };
-    text.chars().take(200).collect()
+    foreign_words(&text)
 }
 
 /// Waits for etcd, but not for ever.

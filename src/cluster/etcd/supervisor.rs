@@ -24,6 +24,7 @@ use super::claims::{Contested, Done, Kind, Work};
 use super::keys::Other;
 use super::link::{self, Fault, Registered};
 use super::shared::{Link, Shared, seconds};
+use crate::cluster::foreign_words;
 use crate::cluster::node::NodeState;
 use crate::limits::{
     CLAIMS_IN_FLIGHT_MAX, ETCD_MESSAGE_MAX, ETCD_PAUSE, ETCD_PAUSE_TAKEN, ETCD_REQUEST_TIMEOUT,
@@ -489,7 +490,7 @@ impl Session<'_> {
             return Err(Fault::Ended("the watch has ended".into()));
         };
         if answer.canceled() {
-            let why = answer.cancel_reason();
+            let why = foreign_words(answer.cancel_reason());
             return Err(Fault::Ended(format!("the watch was cancelled: {why}")));
         }
         for event in answer.events() {

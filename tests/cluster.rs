@@ -561,6 +561,22 @@ fn values_that_name_nobody_are_skipped_and_counted() {
     );
 }
 
+#[test]
+fn strangers_learn_from_health_how_much_there_is_to_see_and_no_more() {
+    const TOKEN: &str = "0123456789abcdef";
+    let mut etcd = Etcd::start();
+    let a = Site::new("a", &etcd).start_with(&["--admin-token", TOKEN]);
+    etcd.kill();
+    let health = || a.ask("GET /healthz", "", 200)["warnings"].clone();
+    wait(|| health()[0].is_string(), || health().to_string());
+    let told = health().to_string();
+    assert!(
+        told.contains("/api/cluster") && !told.contains("etcd"),
+        "{told}"
+    );
+    a.ask("GET /api/cluster", "", 401);
+}
+
 // --- Nodes come back ------------------------------------------------------------------------
 
 #[test]

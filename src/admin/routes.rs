@@ -143,7 +143,7 @@ pub fn answer(
         (["api", "cluster"], Method::Get | Method::Head) => cluster(desk),
         (["api", "stats"], Method::Get | Method::Head) => stats(desk),
         (["api", "drain"], Method::Post) => drain(desk, head),
-        (["healthz"], Method::Get | Method::Head) => health(desk),
+        (["healthz"], Method::Get | Method::Head) => health(desk, head),
         (["livez"], Method::Get | Method::Head) => Answer::new(204, TEXT, Vec::new()),
         (
             [""]
@@ -385,14 +385,21 @@ fn drain(desk: &Desk, head: &Head<'_>) -> Answer {
 
 /// Whether the server is well. What is wrong with the cluster (etcd is away, a room is another node's
 /// too) is told beside it and changes no status: whoever ends servers that are not well must not
-/// end one whose matches go on.
-fn health(desk: &Desk) -> Answer {
+/// end one whose matches go on. They name rooms and addresses, so those who may not ask for these are
+/// told how many there are.
+fn health(desk: &Desk, head: &Head<'_>) -> Answer {
     let (degraded, draining) = match desk.operations.stats() {
         Ok(stats) => (stats.degraded, stats.draining),
         Err(error) => (Some(error.to_string()), false),
     };
     let status = if degraded.is_some() { 503 } else { 200 };
-    let warnings = desk.operations.warnings();
+    let mut warnings = desk.operations.warnings();
+    if !warnings.is_empty() && desk.guard.check(head).is_err() {
+        let count = warnings.len();
+        warnings = vec![format!(
+            "{count} to be seen at /api/cluster, with the admin token"
+        )];
+    }
     let body = json::health(degraded.as_deref(), draining, &warnings);
     Answer::new(status, JSON, body)
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::io::system;
 use crate::limits::{LOOK_UP_THREADS_MAX, OPERATION_THREADS_HERE_MAX, OPERATION_THREADS_MAX};
 
 /// Threads on which something may block: see [`super::grpc`] for how operations share them.
@@ -46,6 +47,7 @@ impl Runtime {
         let thread = thread::Builder::new()
             .name("cluster".to_owned())
             .spawn(move || {
+                system::come_behind_the_loop();
                 // An end that was dropped ends it as well.
                 let _ = runtime.block_on(stopped);
                 runtime.shutdown_background();
@@ -121,6 +123,19 @@ mod tests {
             thread::current().name().map(str::to_owned)
         });
         assert_eq!(name, Ok(Some("cluster".to_owned())));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_loop_comes_first() {
+        let nice = || rustix::process::getpriority_process(None);
+        let runtime = Runtime::start().unwrap();
+        let behind = runtime.ask(Duration::from_secs(60), async move { nice() });
+        let operations = runtime.ask(Duration::from_secs(60), async move {
+            tokio::task::spawn_blocking(nice).await.unwrap()
+        });
+        assert!(behind.unwrap().unwrap() > nice().unwrap());
+        assert!(operations.unwrap().unwrap() > nice().unwrap());
     }
 
     #[test]

@@ -19,7 +19,7 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -101,9 +101,7 @@ struct Driver {
 
 impl Driver {
     fn connect(args: &Args) -> Result<Driver, Box<dyn Error>> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket
-            .connect(&args.server)
+        let socket = socket_to(&args.server)
             .map_err(|error| format!("--server {}: {error}", args.server))?;
         let mut config = ClientConfig::new(PlayerId(args.id), RoomId(args.room));
         config.token.clone_from(&args.token);
@@ -126,15 +124,19 @@ impl Driver {
         Time::since_origin(self.origin.elapsed())
     }
 
-    /// Sends what is to be sent, then waits for a datagram, but not for long.
-    fn exchange(&mut self) -> Result<(), Box<dyn Error>> {
-        let now = self.now();
+    /// Sends what is to be sent.
+    fn speak(&mut self, now: Time) {
         self.client.poll_transmit(now, &mut self.batch);
         for (_, datagram) in self.batch.iter() {
             // A datagram that is not sent is like one that is lost: it comes again.
             let _ = self.socket.send(datagram);
         }
+    }
 
+    /// Sends what is to be sent, then waits for a datagram, but not for long.
+    fn exchange(&mut self) -> Result<(), Box<dyn Error>> {
+        let now = self.now();
+        self.speak(now);
         let due = self.client.poll_timeout(now);
         let wait = due.map_or(KEYBOARD_EVERY, |due| due.since(now).min(KEYBOARD_EVERY));
         // A read time-out of zero would mean to wait for ever.
@@ -172,6 +174,36 @@ impl Driver {
         self.client.reconnect(now, Conv(getrandom::u32()?), 0);
         Ok(())
     }
+
+    /// Goes on at the server that has the room, with all that the client holds. The client sees to it
+    /// that nobody is sent on for ever.
+    fn follow(&mut self, address: &str) -> Result<(), Box<dyn Error>> {
+        // The server that sends it on learns that its word has come.
+        self.speak(self.now());
+        self.socket =
+            socket_to(address).map_err(|error| format!("The room is at {address}: {error}"))?;
+        self.reconnect()
+    }
+}
+
+/// A socket that speaks to one address and hears no other; one of version 4 if there is a choice, as
+/// the server listens on those unless told otherwise.
+fn socket_to(server: &str) -> io::Result<UdpSocket> {
+    let mut failed = io::Error::new(ErrorKind::NotFound, "this name has no address");
+    let mut addresses: Vec<_> = server.to_socket_addrs()?.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    for address in addresses {
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        match socket.connect(address) {
+            Ok(()) => return Ok(socket),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// Plays one match, from the first datagram to the Close. Returns how it ended.
@@ -186,6 +218,10 @@ fn run(args: &Args, view: &mut impl View) -> Result<String, Box<dyn Error>> {
         while let Some(event) = driver.client.poll_event() {
             match event {
                 ClientEvent::Refused(code) => return Err(refusal(args, code).into()),
+                ClientEvent::Redirected { address } => {
+                    status = format!("the room is at {address}; connecting");
+                    driver.follow(&address)?;
+                }
                 ClientEvent::Joined { seat, others, .. } => {
                     players = others.iter().map(|(player, _)| *player).collect();
                     let own = usize::try_from(seat - 1).unwrap_or(0).min(players.len());

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lockstep_server::admin::order::Bounds;
-use lockstep_server::admin::{json, query};
+use lockstep_server::admin::{json, query, reading};
 use lockstep_server::client::{Client, ClientConfig, ClientEvent};
 use lockstep_server::engine::auth::RoomSecret;
 use lockstep_server::engine::config::{Config, Secrets};
@@ -403,9 +403,23 @@ pub fn queries(bytes: &[u8]) {
     if let Ok(wanted) = query::recordings(&text) {
         assert!(wanted.limit >= 1);
     }
+    let _ = query::scope(&text);
+    // As the answer of another server, which may be hostile.
+    let _ = reading::error(bytes);
+    let created = reading::created(bytes).map(|created| created.room);
+    for located in [created, reading::room(bytes)].into_iter().flatten() {
+        let written = json::room(&located);
+        assert!(reading::room(&written).is_ok(), "{located:?}");
+    }
     for order in [query::parse(&text, bounds), json::parse(bytes, bounds)] {
         match order {
             Ok(order) => {
+                let again = json::parse(&reading::order(&order), bounds);
+                assert_eq!(
+                    again.as_ref(),
+                    Ok(&order),
+                    "it goes on to another server unchanged"
+                );
                 assert!(!order.members.is_empty() && order.members.len() <= 8);
                 let mut members = order.members.clone();
                 members.sort_unstable();

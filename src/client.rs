@@ -108,6 +108,13 @@
 //!
 //! [`ClientEvent::Reset`] says that the server knows the session no more: it was silent for too
 //! long, or the server was started again. Call [`Client::reconnect`]; the match goes on where it was.
+//!
+//! # A room that is elsewhere
+//!
+//! Where several servers are one, a client of v2 may ask any of them: [`ClientEvent::Redirected`] says
+//! where the room is. Open a new socket to that address and call [`Client::reconnect`]; what the client
+//! holds of the match, and what it was asked to do, it keeps.
+//!
 //! # Watching
 //!
 //! With [`ClientConfig::watch`] the same client is a spectator's: it takes no seat
@@ -128,6 +135,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+use crate::cluster::node::Address;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::id::{Conv, FrameId, MatchId, Percent, PlayerId, RoomId};
 use crate::engine::link::Link;
@@ -143,7 +151,8 @@ use crate::engine::wire::segment::Datagram;
 use crate::engine::wire::signal::{SessionId, Signal};
 use crate::limits::{
     BACKLOG_MAX, CLIENT_EVENTS_MAX, DATAGRAM_MAX, DOWNLINK_BODY_MAX, DROPPABLE_BACKLOG_MAX,
-    FRAMES_PER_MESSAGE_MAX, FRAMES_RANGE, INPUT_DATA_RANGE, INPUTS_PER_PACKET_MAX, UPLINK_BODY_MAX,
+    FRAMES_PER_MESSAGE_MAX, FRAMES_RANGE, INPUT_DATA_RANGE, INPUTS_PER_PACKET_MAX, REDIRECTS_MAX,
+    UPLINK_BODY_MAX,
 };
 
 use knocker::{Answer, Knocker};
@@ -224,6 +233,14 @@ pub enum ClientEvent {
     Connected,
     /// The server refused the Connect; [`Client::connect`] tries again.
     Refused(ConnectCode),
+    /// The server refused the Connect because its room is on another one, in v2: call
+    /// [`Client::reconnect`] and speak through a new socket to this address. It comes in place of a
+    /// refusal with [`ConnectCode::NoRoom`], and at most [`REDIRECTS_MAX`] times until a server has let
+    /// the client in.
+    Redirected {
+        /// A host, which is a name, an IPv4 address or an IPv6 address in brackets, a colon and a port.
+        address: String,
+    },
     /// The seat is taken.
     Joined {
         /// Own seat, counted from 1; 0 for a spectator.
@@ -391,6 +408,8 @@ pub struct Client {
     said_all: bool,
     /// It was, in this conversation.
     spoke_ahead: bool,
+    /// How often it was sent on since a server has let it in.
+    redirects: u32,
     dropped: u64,
 }
 
@@ -430,6 +449,7 @@ impl Client {
             knocker: None,
             said_all: false,
             spoke_ahead: false,
+            redirects: 0,
             dropped: 0,
         };
         client.say_connect();
@@ -627,6 +647,7 @@ impl Client {
             return false;
         }
         self.state = ClientState::Connecting;
+        self.redirects = 0;
         self.say_connect()
     }
 
@@ -936,6 +957,7 @@ impl Client {
             }) if !self.plays() => self.refused(ConnectCode::NoWatch),
             Downlink::Connect(ConnectCode::Ok) => self.connected(),
             Downlink::Connect(code) => self.refused(code),
+            Downlink::Elsewhere(address) => self.redirected(id, &address),
             Downlink::Welcome(welcome) => {
                 self.match_id = Some(welcome.match_id);
                 self.history = welcome.history;
@@ -968,6 +990,7 @@ impl Client {
     }
 
     fn connected(&mut self) {
+        self.redirects = 0;
         self.advance(ClientState::Connected, ClientEvent::Connected);
         if self.wishes.join && !self.said_all {
             self.say(&Uplink::JoinRoom);
@@ -975,11 +998,34 @@ impl Client {
     }
 
     fn refused(&mut self, code: ConnectCode) {
+        self.turned_away(ClientEvent::Refused(code));
+    }
+
+    /// Servers that send a client on to each other for ever are none that have its room.
+    fn redirected(&mut self, message_id: u8, address: &Address) {
+        let asked = self.config.version >= Version::V2 || !self.plays();
+        if !asked {
+            self.fault(ClientFault::OutOfPlace { id: message_id });
+        }
+        if !asked || self.redirects >= REDIRECTS_MAX {
+            return self.refused(ConnectCode::NoRoom);
+        }
+        self.redirects += 1;
+        let address = address.as_str().to_owned();
+        self.turned_away(ClientEvent::Redirected { address });
+    }
+
+    fn turned_away(&mut self, event: ClientEvent) {
+        if self.state == ClientState::Refused {
+            // The server forgot the session that had said so, and answers the same Connect again.
+            self.dropped += 1;
+            return;
+        }
         self.said_all = false;
         if self.state < ClientState::Connected {
             self.state = ClientState::Refused;
         }
-        self.events.push_back(ClientEvent::Refused(code));
+        self.events.push_back(event);
     }
 
     fn joined(&mut self, seat: i32, others: Vec<(PlayerId, Percent)>, seed: i32) {
@@ -1104,6 +1150,7 @@ fn encoded(message: &Uplink<'_>) -> Vec<u8> {
 fn earliest(message: &Downlink<'_>) -> ClientState {
     match message {
         Downlink::Connect(_)
+        | Downlink::Elsewhere(_)
         | Downlink::Welcome(_)
         | Downlink::Heartbeat
         | Downlink::Echo(_)

@@ -28,11 +28,13 @@ use log::LevelFilter;
 use thiserror::Error;
 
 use crate::admin::guard::Guard;
+use crate::cluster::options::EtcdOptions;
 use crate::engine;
 use crate::io::journal;
 use crate::limits;
 
 mod access;
+mod cluster;
 mod recording;
 
 /// Everything that a user may set.
@@ -50,6 +52,12 @@ pub struct Settings {
     pub engine: engine::config::Config,
     /// Where everything is recorded, if it is.
     pub journal: Option<journal::Options>,
+    /// Where gRPC listens, if it does.
+    pub grpc: Option<Listen>,
+    /// The cluster that it is part of, if it is.
+    pub etcd: Option<EtcdOptions>,
+    /// How long a process that is asked to stop goes on for the matches that run.
+    pub drain: Duration,
 }
 
 /// Where to listen. Port 0 lets the system choose one.
@@ -179,11 +187,16 @@ pub fn parse(
 
 /// Every setting by name, typed and checked.
 fn settings(source: &Source<'_>) -> Result<Settings, ConfigError> {
-    let web = source.given(&WEB)?.listen()?;
+    let (udp, web) = (source.given(&UDP)?.listen()?, source.given(&WEB)?.listen()?);
+    let guard = access::guard(source, web)?;
+    let grpc = cluster::grpc(source, &guard)?;
     Ok(Settings {
-        udp: source.given(&UDP)?.listen()?,
+        udp,
         web,
-        guard: access::guard(source, web)?,
+        guard,
+        grpc,
+        etcd: cluster::etcd(source, &cluster::Listens { udp, web, grpc })?,
+        drain: source.given(&DRAIN)?.seconds()?,
         log: source.given(&LOG)?.filter()?,
         engine: engine::config::Config {
             hz: source.given(&HZ)?.count()?,
@@ -240,6 +253,11 @@ enum Kind {
     Secret {
         value_name: &'static str,
     },
+    /// Something short of a form of its own.
+    Text {
+        value_name: &'static str,
+        right: &'static str,
+    },
     /// The name of a file with secrets. It is not shown either: a secret may have been given
     /// in its place.
     File,
@@ -259,6 +277,7 @@ const ACCESS: &str = "Access";
 const MATCH: &str = "Match";
 const LIMITS: &str = "Limits";
 const RECORDING: &str = "Recording";
+const CLUSTER: &str = "Cluster";
 const LOGGING: &str = "Logging";
 
 static UDP: Setting = Setting {
@@ -532,6 +551,169 @@ static KEEP_MIB: Setting = Setting {
     help: "Size of all of them from which on the oldest are deleted",
 };
 
+static DRAIN: Setting = Setting {
+    name: "drain",
+    heading: NETWORK,
+    default: "0",
+    kind: Kind::Seconds {
+        range: limits::DRAIN_RANGE,
+    },
+    help: "Time for which a server that is told to stop (SIGTERM) goes on, without new rooms, until \
+           the matches that run are over; told again, it stops at once",
+};
+
+static GRPC: Setting = Setting {
+    name: "grpc",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Address {
+        bare: Bare::Loopback,
+    },
+    help: "Where a game's backend and other servers ask by gRPC, such as 127.0.0.1:10007. A bare \
+           port is that port of this machine alone; others need --admin-token",
+};
+
+static ETCD: Setting = Setting {
+    name: "etcd",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "URLS",
+        right: "one or more of http://HOST:PORT and https://HOST:PORT, with commas between them",
+    },
+    help: "Where etcd is, such as http://127.0.0.1:2379: servers with the same etcd are a cluster. \
+           Several members have commas between them",
+};
+
+static NODE_ID: Setting = Setting {
+    name: "node-id",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "ID",
+        right: "1 to 63 letters, digits, dots, dashes and underscores, such as a (not here or auto)",
+    },
+    help: "The name of this server in the cluster, which no other has",
+};
+
+static ADVERTISE: Setting = Setting {
+    name: "advertise",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "HOST:PORT",
+        right: "an address that others connect to, such as 203.0.113.7:10086",
+    },
+    help: "Where players reach this server; its host is where other servers do, too. Without a port, \
+           that of --udp",
+};
+
+static ADVERTISE_WEB: Setting = Setting {
+    name: "advertise-web",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "HOST:PORT",
+        right: "an address that others connect to, such as 10.0.0.7:10002",
+    },
+    help: "Where other servers reach --web, if not at the host of --advertise",
+};
+
+static ADVERTISE_GRPC: Setting = Setting {
+    name: "advertise-grpc",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "HOST:PORT",
+        right: "an address that others connect to, such as 10.0.0.7:10007",
+    },
+    help: "Where other servers reach --grpc, if not at the host of --advertise",
+};
+
+static ETCD_PREFIX: Setting = Setting {
+    name: "etcd-prefix",
+    heading: CLUSTER,
+    default: "/lockstep",
+    kind: Kind::Text {
+        value_name: "PREFIX",
+        right: "a slash and 1 to 127 printable characters without spaces, such as /lockstep",
+    },
+    help: "What the keys in etcd begin with: clusters with other prefixes know nothing of each other",
+};
+
+static ETCD_TTL: Setting = Setting {
+    name: "etcd-ttl",
+    heading: CLUSTER,
+    default: "5",
+    kind: Kind::Seconds {
+        range: limits::ETCD_TTL_RANGE,
+    },
+    help: "Time after which a server that is gone is forgotten, in whole seconds",
+};
+
+static ETCD_USER: Setting = Setting {
+    name: "etcd-user",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "USER",
+        right: "the name of a user of etcd",
+    },
+    help: "Who this server is to etcd, if that asks",
+};
+
+static ETCD_PASSWORD: Setting = Setting {
+    name: "etcd-password",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Secret {
+        value_name: "PASSWORD",
+    },
+    help: "That user's password. Others on the machine can read a command line; a file or the \
+           environment is better",
+};
+
+static ETCD_PASSWORD_FILE: Setting = Setting {
+    name: "etcd-password-file",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::File,
+    help: "A file whose only line is that password",
+};
+
+static ETCD_CA: Setting = Setting {
+    name: "etcd-ca",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "FILE",
+        right: "the name of a file",
+    },
+    help: "Certificates (PEM) of who signs those of etcd, for https; without it, the system's",
+};
+
+static ETCD_CERT: Setting = Setting {
+    name: "etcd-cert",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "FILE",
+        right: "the name of a file",
+    },
+    help: "This server's own certificate (PEM), if etcd asks for one",
+};
+
+static ETCD_KEY: Setting = Setting {
+    name: "etcd-key",
+    heading: CLUSTER,
+    default: "",
+    kind: Kind::Text {
+        value_name: "FILE",
+        right: "the name of a file",
+    },
+    help: "The key of that certificate (PEM)",
+};
+
 static LOG: Setting = Setting {
     name: "log",
     heading: LOGGING,
@@ -542,9 +724,10 @@ static LOG: Setting = Setting {
 };
 
 /// All of them, in the order of the help.
-static ALL: [&Setting; 27] = [
+static ALL: [&Setting; 42] = [
     &UDP,
     &WEB,
+    &DRAIN,
     &AUTH,
     &TICKET_SECRET,
     &TICKET_SECRET_OLD,
@@ -569,6 +752,20 @@ static ALL: [&Setting; 27] = [
     &FSYNC,
     &KEEP_HOURS,
     &KEEP_MIB,
+    &ETCD,
+    &NODE_ID,
+    &ADVERTISE,
+    &ADVERTISE_WEB,
+    &ADVERTISE_GRPC,
+    &GRPC,
+    &ETCD_PREFIX,
+    &ETCD_TTL,
+    &ETCD_USER,
+    &ETCD_PASSWORD,
+    &ETCD_PASSWORD_FILE,
+    &ETCD_CA,
+    &ETCD_CERT,
+    &ETCD_KEY,
     &LOG,
 ];
 
@@ -595,7 +792,10 @@ impl Setting {
     fn right(&self) -> String {
         match &self.kind {
             Kind::Address { .. } => {
-                let port = self.default.rsplit(':').next().unwrap_or(self.default);
+                let port = match self.default.rsplit_once(':') {
+                    Some((_, port)) => port,
+                    None => "10007",
+                };
                 format!("an address such as {port}, :{port}, 127.0.0.1:{port} or [::1]:{port}")
             }
             Kind::Count { range, .. } => {
@@ -612,6 +812,7 @@ impl Setting {
                 self.flag()
             ),
             Kind::File => "the name of a file".to_string(),
+            Kind::Text { right, .. } => (*right).to_string(),
             Kind::Directory => "the name of a directory".to_string(),
             Kind::Switch => "1, or nothing".to_string(),
         }
@@ -632,6 +833,7 @@ impl Setting {
             Kind::Choice { of } => ("WHICH", format!("{}; ", of.join(", "))),
             Kind::Secret { value_name } => (*value_name, String::new()),
             Kind::File => ("FILE", String::new()),
+            Kind::Text { value_name, .. } => (*value_name, String::new()),
             Kind::Directory => ("DIR", String::new()),
             Kind::Switch => ("", String::new()),
         };
@@ -690,7 +892,11 @@ fn dashed(arg: OsString) -> OsString {
 /// Whether one of the arguments names a setting that is never shown, even if misspelt.
 fn holds_secret(args: &[OsString]) -> bool {
     let mut texts = args.iter().skip(1).map(|arg| arg.to_string_lossy());
-    texts.any(|text| ["secret", "token"].iter().any(|word| text.contains(word)))
+    texts.any(|text| {
+        ["secret", "token", "password"]
+            .iter()
+            .any(|word| text.contains(word))
+    })
 }
 
 /// clap's error as one line.
@@ -991,6 +1197,11 @@ impl Given {
 mod tests {
     use super::*;
     use crate::admin::guard::AdminToken;
+    #[cfg(feature = "cluster")]
+    use crate::cluster::{
+        node::{Address, NodeId},
+        options::Password,
+    };
     use crate::engine::auth::Auth;
     use crate::ticket::{TicketSecret, TicketSecrets};
 
@@ -1110,6 +1321,7 @@ mod tests {
         );
     }
 
+    #[cfg(feature = "cluster")]
     #[test]
     fn every_setting_is_a_flag_and_a_variable() {
         // Each in the unit of its flag, and none of them the default. What does not go
@@ -1135,6 +1347,19 @@ mod tests {
             ("watchers", "13"),
             ("watch-delay", "14"),
             ("log", "debug"),
+            ("drain", "15"),
+            ("grpc", "127.0.0.1:16"),
+            ("etcd", "http://127.0.0.1:17,https://[::1]:18"),
+            ("node-id", "n-1"),
+            ("advertise", "192.0.2.1:19"),
+            ("advertise-web", "192.0.2.2:20"),
+            ("advertise-grpc", "192.0.2.3:21"),
+            ("etcd-prefix", "/games/chess"),
+            ("etcd-ttl", "22"),
+            ("etcd-user", "somebody"),
+            ("etcd-ca", "ca.pem"),
+            ("etcd-cert", "cert.pem"),
+            ("etcd-key", "key.pem"),
         ];
         let expected = |guard: Guard, auth: Auth| Settings {
             udp: at("127.0.0.1:1"),
@@ -1165,6 +1390,20 @@ mod tests {
                 keep_bytes: 140 * 1024 * 1024,
                 keep_age: Duration::from_secs(13 * 3600),
             }),
+            grpc: Some(at("127.0.0.1:16")),
+            etcd: Some(EtcdOptions {
+                endpoints: vec!["http://127.0.0.1:17".into(), "https://[::1]:18".into()],
+                user: Some(("somebody".into(), Password(TOKEN.into()))),
+                ca: Some("ca.pem".into()),
+                identity: Some(("cert.pem".into(), "key.pem".into())),
+                prefix: "/games/chess".into(),
+                ttl: Duration::from_secs(22),
+                node: NodeId::new("n-1").unwrap(),
+                kcp: Address::new("192.0.2.1:19").unwrap(),
+                http: Address::new("192.0.2.2:20"),
+                grpc: Address::new("192.0.2.3:21"),
+            }),
+            drain: Duration::from_secs(15),
         };
         let tickets = || Auth::Ticket(TicketSecrets::new(secret(NEW), Some(secret(OLD))));
         let parts = [
@@ -1174,6 +1413,7 @@ mod tests {
                     ("ticket-secret", NEW),
                     ("ticket-secret-old", OLD),
                     ("admin-token", TOKEN),
+                    ("etcd-password", TOKEN),
                 ],
                 expected(token(), tickets()),
             ),
@@ -1182,11 +1422,16 @@ mod tests {
                     ("auth", "ticket"),
                     ("ticket-secret-file", "two-secrets"),
                     ("admin-token-file", "token"),
+                    ("etcd-password-file", "token"),
                 ],
                 expected(token(), tickets()),
             ),
             (
-                vec![("auth", "room"), ("web-unprotected", "1")],
+                vec![
+                    ("auth", "room"),
+                    ("web-unprotected", "1"),
+                    ("etcd-password", TOKEN),
+                ],
                 expected(Guard::Unprotected, Auth::Room),
             ),
         ];
@@ -1208,6 +1453,102 @@ mod tests {
         }
         for setting in ALL {
             assert!(named.contains(&setting.name), "{}", setting.name);
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn a_node_is_reached_at_the_host_that_it_advertises() {
+        let node = |line: &str| {
+            let line = format!("--etcd http://127.0.0.1:2379 --node-id a {line}");
+            run(&line).etcd.unwrap()
+        };
+        let shown = |address: &Option<Address>| address.as_ref().map(Address::to_string);
+        // This machine: others on it reach what listens for it alone.
+        let local = node("--advertise 127.0.0.1:10086 --grpc 10007");
+        assert_eq!(local.kcp.as_str(), "127.0.0.1:10086");
+        assert_eq!(shown(&local.http).as_deref(), Some("127.0.0.1:10002"));
+        assert_eq!(shown(&local.grpc).as_deref(), Some("127.0.0.1:10007"));
+        assert_eq!(
+            (local.prefix.as_str(), local.ttl.as_secs()),
+            ("/lockstep", 5)
+        );
+        // Others do not.
+        let remote = node("--advertise 192.0.2.1 --udp :9 --grpc 10007");
+        assert_eq!(remote.kcp.as_str(), "192.0.2.1:9");
+        assert_eq!((remote.http, remote.grpc), (None, None));
+        let open = node(&format!(
+            "--advertise 2001:db8::1 --web :8 --grpc :7 --admin-token {TOKEN}"
+        ));
+        assert_eq!(open.kcp.as_str(), "[2001:db8::1]:10086");
+        assert_eq!(shown(&open.http).as_deref(), Some("[2001:db8::1]:8"));
+        assert_eq!(shown(&open.grpc).as_deref(), Some("[2001:db8::1]:7"));
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn what_is_wrong_with_the_settings_of_a_cluster_is_named() {
+        for (line, begins) in [
+            ("--node-id a", "--node-id: is given, but without --etcd"),
+            (
+                "--etcd 127.0.0.1:2379",
+                "--etcd: \"127.0.0.1:2379\" is not one or more of http://",
+            ),
+            (
+                "--etcd http://a:1",
+                "--etcd: is given, so --node-id must say",
+            ),
+            (
+                "--etcd http://a:1 --node-id a",
+                "--etcd: is given, so --advertise must say where players reach this server",
+            ),
+            (
+                "--etcd http://a:1 --node-id a/b --advertise h:1",
+                "--node-id: \"a/b\" is not 1 to 63 letters",
+            ),
+            (
+                "--etcd http://a:1 --node-id a --advertise h:x",
+                "--advertise: \"h:x\" is not an address",
+            ),
+            (
+                "--etcd http://a:1 --node-id a --advertise h:1 --etcd-prefix lockstep",
+                "--etcd-prefix: \"lockstep\" is not a slash and",
+            ),
+            (
+                "--etcd http://a:1 --node-id a --advertise h:1 --etcd-ttl 2.5",
+                "--etcd-ttl: \"2.5\" is not whole; etcd counts in whole seconds, such as 2",
+            ),
+            (
+                "--etcd http://a:1 --node-id a --advertise h:1 --etcd-cert f",
+                "--etcd-cert: goes with --etcd-key",
+            ),
+            (
+                "--etcd http://a:1 --node-id a --advertise h:1 --etcd-user u",
+                "--etcd-user: needs a password",
+            ),
+            (
+                "--etcd http://a:1 --node-id a --advertise h:1 --advertise-grpc h:2",
+                "--advertise-grpc: is given, but there is no gRPC",
+            ),
+            ("--grpc :7", "--grpc: \":7\" is open to other machines"),
+            (
+                "--grpc :7 --web-unprotected",
+                "--grpc: \":7\" is open to other machines",
+            ),
+        ] {
+            let text = refusal(line);
+            assert!(text.starts_with(begins), "{line}: {text}");
+        }
+        let text = refusal("--etcd http://a:1,http://root:hush@b:1 --node-id a --advertise h:1");
+        assert!(text.starts_with("--etcd: names a user; give"), "{text}");
+        assert!(!text.contains("hush"), "{text}");
+    }
+
+    #[cfg(not(feature = "cluster"))]
+    #[test]
+    fn a_program_without_clusters_says_so() {
+        for line in ["--grpc 7", "--etcd http://a:1"] {
+            assert!(refusal(line).contains("built without the feature cluster"));
         }
     }
 

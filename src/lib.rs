@@ -16,7 +16,9 @@
 //!   the sessions, the rooms and the timer wheel. Begin there.
 //! - [`io`]: everything impure. [`io::event_loop`] is the one thread that owns the UDP
 //!   socket and drives the engine; [`io::control`] is the way of side threads into it.
-//! - [`admin`]: HTTP on a side thread: the form, the API.
+//! - [`operations`]: what may be asked of a server, beneath HTTP and gRPC.
+//! - [`admin`]: HTTP on side threads: the form, the API.
+//! - [`cluster`]: several servers as one: etcd, gRPC, placement.
 //! - [`client`]: the player's side, without I/O too. Games and bots written in Rust use it,
 //!   and so do the tests and the simulator.
 //! - [`journal`]: the records of which rooms are made again after a crash, as bytes, and how they
@@ -24,7 +26,7 @@
 //! - [`sim`]: the same engine and the same client under virtual time and a seeded network,
 //!   and the oracle that holds them to the rules.
 //! - [`ticket`]: the signed words that let a player into a room, checked by the engine and made
-//!   by [`admin`].
+//!   by [`operations`].
 //! - [`config`]: the command line and the environment, parsed once into typed values.
 //! - [`limits`]: every bound, with its reason.
 //!
@@ -35,11 +37,13 @@
 
 pub mod admin;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod engine;
 mod fields;
 pub mod io;
 pub mod journal;
 pub mod limits;
+pub mod operations;
 pub mod sim;
 pub mod ticket;

@@ -198,7 +198,28 @@ pub const SIGNALS_PER_RANGE_AND_SECOND: u32 = 1024;
 
 /// Places in which ranges are counted. Ranges that share one by chance share its bound: a flood
 /// from one address shuts out one other in so many.
-pub const SIGNAL_RANGES: usize = 1024;
+pub const RANGE_PLACES: usize = 1024;
+
+/// Time for which a Connect waits for the answer where its room is. etcd answers within a few
+/// milliseconds, so what takes longer has hit a node that is in trouble; a client that is told
+/// after a second that there is no such room has lost little.
+pub const QUESTION_LIFE: Duration = Duration::from_secs(1);
+
+/// Questions where a room is that wait for their answers. As long as these come within 100 ms, fewer
+/// than a quarter of it are open at the highest rate; more are open where they do not come at all.
+pub const QUESTIONS_OPEN_MAX: usize = 256;
+
+/// Questions in a second, of all who connect: etcd takes some ten thousand reads a second, and
+/// other nodes want theirs. A question serves everybody who waits for the room.
+pub const QUESTIONS_PER_SECOND: u32 = 512;
+
+/// The same from one range of addresses, each of which has been proved: an eighth, so that it takes
+/// eight to keep others from asking.
+pub const QUESTIONS_PER_RANGE_AND_SECOND: u32 = 64;
+
+/// Sessions that wait for the answer to one question: as many as may come from one range without a
+/// seat. All of them are answered in one go.
+pub const WAITING_PER_QUESTION_MAX: usize = SEATLESS_PER_RANGE_MAX;
 
 /// Sessions remembered whose seat another client of the player has taken, so that the old client
 /// can be told: those of the last minutes.
@@ -339,6 +360,9 @@ pub const NO_NEW_ROOMS_FOR: Duration = Duration::from_secs(1);
 /// Time for which the server stays degraded after it was late.
 pub const DEGRADED_FOR: Duration = Duration::from_secs(10);
 
+/// Time over which the load of the loop is measured: a node of a cluster tells its own as often.
+pub const LOAD_WINDOW: Duration = Duration::from_secs(5);
+
 /// Sessions at once from which on memory is given back to the system when most of them are gone:
 /// 30 MB.
 pub const CROWD: usize = 4096;
@@ -457,6 +481,11 @@ pub const KNOCK_EVERY_MIN: Duration = Duration::from_millis(250);
 /// Time between two knocks at the most.
 pub const KNOCK_EVERY_MAX: Duration = Duration::from_secs(2);
 
+/// How often in a row a client is sent on to another address before it takes the last word for a
+/// refusal. The first server knows the way; one more step is for a room that has just been created
+/// anew elsewhere.
+pub const REDIRECTS_MAX: u32 = 3;
+
 /// Events of a client that wait for its driver, give or take one message; while there are as
 /// many, it reads no more, and KCP's window holds the server back.
 pub const CLIENT_EVENTS_MAX: usize = 1024;
@@ -547,6 +576,253 @@ pub const TICKET_LIFE_SLACK: Duration = Duration::from_secs(5);
 /// Time for which a server that stops lets its last answers go out.
 pub const HTTP_STOP: Duration = Duration::from_millis(250);
 
+/// For how long a server that is told to stop may go on for its matches: at most as long as a room
+/// can get old, and be waited for.
+pub const DRAIN_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(2 * 86_400);
+
+/// How long the keys of a server that is gone may stay in etcd. etcd itself gives no lease shorter
+/// than its election time-out, 1 to 2 s.
+pub const ETCD_TTL_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(2)..=Duration::from_secs(300);
+
+/// Length of what the keys in etcd begin with.
+pub const ETCD_PREFIX_CHARS_MAX: usize = 128;
+
+/// Threads on which operations of gRPC wait for the loop: as many as HTTP has workers for.
+pub const OPERATION_THREADS_MAX: usize = 8;
+
+/// Threads beside those for what other nodes ask of this server's own rooms: that waits for nobody
+/// but the loop, and is answered while all others wait for other nodes, which may wait for us.
+pub const OPERATION_THREADS_HERE_MAX: usize = 4;
+
+/// Threads beside all those, for the look-ups of names that operations wait for.
+pub const LOOK_UP_THREADS_MAX: usize = 4;
+
+/// Calls over gRPC that wait for one of the threads; one more is answered with UNAVAILABLE.
+pub const GRPC_CALLS_WAITING_MAX: usize = 256;
+
+/// Bytes of a request over gRPC: a room of 256 members takes 3 KiB.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of the headers of a request over gRPC, as HTTP/2 counts them: a token, and what clients
+/// add.
+pub const GRPC_HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// Connections over gRPC at once: one of each of 1,000 other nodes, and those of the game's backends.
+pub const GRPC_CONNECTIONS_MAX: usize = 2048;
+
+/// Connections over gRPC of those of whom no call was let in yet: monitors, and who has just
+/// connected. With all their streams open and as long headers as may be they take some 250 MB; all
+/// the others have the token.
+pub const GRPC_STRANGERS_MAX: usize = 64;
+
+/// Bytes of a question after the health, which is the name of a service.
+pub const GRPC_HEALTH_BYTES_MAX: usize = 1024;
+
+/// Streams of one connection, which are calls and watchers.
+pub const GRPC_STREAMS_MAX: u32 = 128;
+
+/// Bytes that a connection over gRPC may send before they are read, of all its streams.
+pub const GRPC_WINDOW_BYTES: u32 = 128 * 1024;
+
+/// Streams that a peer may have opened and reset at once before its connection is ended: what
+/// h2 takes for enough (CVE-2023-44487).
+pub const GRPC_RESETS_MAX: usize = 20;
+
+/// Streams of a connection that were ended for the peer's faults before it is ended, too.
+pub const GRPC_FAULTS_MAX: usize = 64;
+
+/// Time for a connection over gRPC to say that it speaks HTTP/2.
+pub const GRPC_PREFACE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time between two questions whether a connection's peer is there.
+pub const GRPC_ALIVE_EVERY: Duration = Duration::from_secs(20);
+
+/// Time for the answer.
+pub const GRPC_ALIVE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time for a call over gRPC, up to the headers of its answer.
+pub const GRPC_CALL_LIFE: Duration = HTTP_REQUEST_LIFE;
+
+/// Time for which no connection is accepted after the system gave none: it is out of descriptors.
+pub const GRPC_ACCEPT_REST: Duration = Duration::from_secs(1);
+
+/// Time between two looks whether the server takes rooms, for gRPC's own way of health.
+pub const GRPC_HEALTH_EVERY: Duration = Duration::from_secs(1);
+
+/// Rooms in one answer over gRPC if the question does not say.
+pub const GRPC_ROOMS_DEFAULT: u32 = 100;
+
+/// Rooms in one answer over gRPC.
+pub const GRPC_ROOMS_MAX: u32 = 1000;
+
+/// Bytes of them: clients of gRPC refuse more than 4 MiB unless they are told otherwise.
+pub const GRPC_ROOMS_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// Events of rooms that are kept for who goes on from a position: 6 MB, and some minutes of
+/// 2,000 matches of four players that last for ten minutes.
+pub const ROOM_EVENTS_KEPT_MAX: usize = 65_536;
+
+/// Events of rooms that wait until they are kept: what a loop with 10,000 rooms may tell in the
+/// time in which the other thread does something else.
+pub const ROOM_EVENTS_WAITING_MAX: usize = 8192;
+
+/// Events of rooms that are moved in one go.
+pub const ROOM_EVENTS_PER_READ_MAX: usize = 64;
+
+/// Who watches rooms over gRPC at once: a game's backends, not its players.
+pub const ROOM_WATCHERS_MAX: usize = 64;
+
+/// Length of the name of a node in a cluster: that of a host's label (RFC 1035), which it often is.
+pub const NODE_ID_CHARS_MAX: usize = 63;
+
+/// Length of an address that nodes tell of themselves: a host's name (RFC 1035), and a port.
+pub const NODE_ADDRESS_CHARS_MAX: usize = 253 + 6;
+
+/// Length of the version of a node's program: one of ours has five.
+pub const NODE_VERSION_CHARS_MAX: usize = 64;
+
+/// Bytes of what a node tells of itself: several times what all its fields have at their longest.
+pub const NODE_RECORD_BYTES_MAX: usize = 4096;
+
+/// Length of the key of a request: those of other services are UUIDs or hashes of 64 digits.
+pub const REQUEST_KEY_CHARS_MAX: usize = 64;
+
+/// Time for which the answer to a request with a key is given again.
+pub const REQUEST_KEYS_FOR: Duration = Duration::from_secs(600);
+
+/// Answers that are kept for that; the oldest go. 16 a second for the whole time.
+pub const REQUEST_KEYS_MAX: usize = 10_000;
+
+/// Seats in them, which are what makes an answer long: 250 bytes each, with a ticket.
+pub const REQUEST_KEY_SEATS_MAX: usize = 200_000;
+
+/// Time for which a request waits for another of the same key that is under way: one node is asked
+/// in that time, and its answer comes or does not.
+pub const REQUEST_KEY_PATIENCE: Duration = Duration::from_secs(6);
+
+/// Time after which a creation that the loop has not answered is given up for good: its request key
+/// and its claim are kept until then.
+pub const CREATION_LIFE: Duration = Duration::from_secs(60);
+
+/// Age from which on what a node told of itself is no ground for placing a room there: it is written
+/// every 5 s.
+pub const PLACE_RECORD_AGE_MAX: Duration = Duration::from_secs(20);
+
+/// Load of a loop, in thousandths of a core, from which on a room is placed there only if all nodes
+/// have as much: what is left is for the peaks of the matches that run.
+pub const PLACE_LOAD_MAX: u32 = 800;
+
+/// Nodes that are asked to take a room before it is refused: each may take seconds to say nothing.
+pub const PLACE_TRIES_MAX: usize = 3;
+
+/// Time for which a node that did not take a room is left alone.
+pub const PLACE_AVOID_FOR: Duration = Duration::from_secs(5);
+
+/// Time after which a new count of a node's rooms replaces the old one although placements there are
+/// under way, some of which it may count twice for a moment.
+pub const PLACE_COUNT_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Looks after the claim of a node that has refused a room, before another is asked to take it: until
+/// it is gone, that one would find that the same request is being carried out already.
+pub const RELEASE_LOOKS_MAX: u32 = 20;
+
+/// Time between two of them: a few round trips to etcd.
+pub const RELEASE_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Nodes that an error names.
+pub const NODES_NAMED_MAX: usize = 8;
+
+/// Time for a connection to another node: far more than a round trip around the world.
+pub const PEER_CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Time for its answer by each way: longer than its loop is waited for.
+pub const PEER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Bytes of its answer: a room of 256 seats with a ticket each takes 100 KiB.
+pub const PEER_ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Characters of what another node, or etcd, says of its own troubles: it goes into our own answers
+/// and the log.
+pub const FOREIGN_WORDS_CHARS_MAX: usize = 400;
+
+/// Connections to other nodes that are kept: a thousand nodes, as far as they are asked.
+pub const PEER_CHANNELS_MAX: usize = 1000;
+
+/// Time for which etcd may take to let us connect.
+pub const ETCD_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time that etcd has for one answer. Without it a call waits for as long as etcd hangs; with it, and
+/// with etcd stopped and continued, calls recovered within a second (measured).
+pub const ETCD_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection to etcd on which nothing was said for so long is asked whether it lives, and has as
+/// long again for its answer.
+pub const ETCD_PROBE: Duration = Duration::from_secs(2);
+
+/// Pause after a connection to etcd was lost: doubled each time, from the first to the last.
+pub const ETCD_PAUSE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(2);
+
+/// Pause between two looks at our key while another has it: it is free within the ttl, and who starts
+/// waits for it.
+pub const ETCD_PAUSE_TAKEN: Duration = Duration::from_millis(500);
+
+/// Who starts waits for so long for etcd's first word: as long as it takes to connect and ask.
+pub const ETCD_START: Duration = Duration::from_secs(6);
+
+/// Beyond the ttl, who starts waits for so long for a key of its own name: etcd looks for expired
+/// leases twice a second.
+pub const ETCD_START_TAKEN: Duration = Duration::from_secs(2);
+
+/// Time for the last word of a server that leaves.
+pub const ETCD_LEAVE: Duration = Duration::from_millis(800);
+
+/// How often a node tells of its load.
+pub const NODE_WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the loop is asked for its load, so that a change of state is told within so long.
+pub const LOAD_ASKED_EVERY: Duration = Duration::from_secs(1);
+
+/// Nodes of a cluster that are told apart: ten times as many as it is made for.
+pub const NODES_MAX: usize = 10_000;
+
+/// Keys of nodes that are read at once: of the largest values that etcd takes (1.5 MiB), somebody
+/// else's, so many fit [`ETCD_MESSAGE_MAX`].
+pub const NODES_READ_AT_ONCE: i64 = 32;
+
+/// Bytes of one message of etcd's.
+pub const ETCD_MESSAGE_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of the claim of a room's number: several times what its fields have at their longest.
+pub const CLAIM_BYTES_MAX: usize = 1024;
+
+/// Time for which the creation of a room waits for its claim.
+pub const CLAIM_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Time for which it waits to be told who has a room.
+pub const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A claim of which no match came within so long is given up: who asked for it is gone. Far beyond
+/// the patience for the loop.
+pub const CLAIM_AWAITED: Duration = Duration::from_secs(60);
+
+/// Rooms up to which the requests are remembered that were made while etcd was away.
+pub const CLAIMS_KNOWN_MAX: usize = 100_000;
+
+/// How often a number that another node holds, while our match runs, is asked for again.
+pub const CONTESTED_EVERY: Duration = Duration::from_secs(10);
+
+/// Claims that are on their way to etcd at once: etcd writes what comes together with one sync.
+pub const CLAIMS_IN_FLIGHT_MAX: usize = 64;
+
+/// Events of the loop that wait for the side thread of the cluster. When there are more, the loop is
+/// asked for its rooms instead.
+pub const NOTES_WAITING_MAX: usize = 4096;
+
+/// Broken values under the prefix that are remembered as told of, so that each is told of once.
+pub const BROKEN_TOLD_MAX: usize = 100;
+
 // A frame in a message of its own must fit the length field.
 const _: () = assert!(FRAME_BYTES_MAX + 16 <= DOWNLINK_BODY_MAX);
 // A frame fits a record, and so does a room of the most players: ids of ten bytes, and the rest.
@@ -581,6 +857,10 @@ const _: () = assert!(
         + FRAME_BYTES_MAX.div_ceil(SEGMENT_PAYLOAD_MAX)
         <= FRAME_SEGMENTS_IN_KCP_MAX
 );
+// One range of addresses cannot open all questions, though each stays open for as long as it may:
+// two seconds' worth of them may fall into one.
+const _: () = assert!(2 * QUESTIONS_PER_RANGE_AND_SECOND as usize <= QUESTIONS_OPEN_MAX / 2);
+const _: () = assert!(QUESTION_LIFE.as_millis() <= 1000);
 // Who waits and answers the server's probes has no reason to knock.
 const _: () =
     assert!(PROBE_EVERY_IDLE.as_millis() + QUIET_AFTER.as_millis() < KNOCK_AFTER_IDLE.as_millis());
@@ -595,5 +875,9 @@ const _: () = assert!(HTTP_BODY_BYTES_MAX <= HTTP_DROP_BYTES_MAX);
 const _: () = assert!(10_000 * 45 / 50 * 2304 <= 2 * SOCKET_BUFFER_BYTES);
 // A ticket lives for as long as its room can be asked for.
 const _: () = assert!(OVER_LINGER.as_secs() < TICKET_LIFE_SLACK.as_secs());
+// A room of the most members fits a request over gRPC, each a number of up to ten bytes; and one
+// such room fits an answer, with its tickets.
+const _: () = assert!(*PLAYERS_PER_ROOM_RANGE.end() * 10 + 1024 <= GRPC_REQUEST_BYTES_MAX);
+const _: () = assert!(*PLAYERS_PER_ROOM_RANGE.end() * 2048 <= GRPC_ROOMS_BYTES_MAX);
 // One server's workers may be abandoned.
 const _: () = assert!(HTTP_WORKERS as u64 <= HTTP_ABANDONED_MAX);

@@ -1,20 +1,23 @@
-//! The server: settings, log, sockets, the HTTP side thread, then the event loop.
+//! The server: settings, log, sockets, the side threads of HTTP and of the cluster, then the event
+//! loop.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use lockstep_server::admin::desk::Tickets;
 use lockstep_server::admin::guard::Guard;
+use lockstep_server::admin::order::Bounds;
 use lockstep_server::admin::{self, Admin, AdminConfig, AdminError};
+#[cfg(feature = "cluster")]
+use lockstep_server::cluster::side::Side;
 use lockstep_server::config::{self, Listen, Parsed, Settings};
 use lockstep_server::engine::auth::Auth;
-use lockstep_server::io::control::Handle;
 use lockstep_server::io::event_loop::EventLoop;
 use lockstep_server::io::recordings::Recordings;
 use lockstep_server::io::signals::Signals;
 use lockstep_server::io::system;
 use lockstep_server::io::udp::Udp;
+use lockstep_server::operations::{Operations, Tickets};
 
 /// Exit status for settings that are wrong.
 const EXIT_USAGE: u8 = 2;
@@ -56,13 +59,26 @@ fn run(settings: Settings) -> Result<(), String> {
     let buffer_warning = udp.buffer_warning();
     let (mut event_loop, control) = EventLoop::new(udp, signals, settings.engine.clone(), secrets)
         .map_err(|error| format!("event loop: {error}"))?;
+    event_loop.drain_for(settings.drain);
     let mut recordings = None;
     if let Some(options) = settings.journal.clone() {
         let opened = event_loop.open_journal(options);
         recordings = Some(opened.map_err(|error| format!("--data-dir: {error}"))?);
     }
-    let admin =
-        start_admin(&settings, &control, recordings.as_ref()).map_err(|error| error.to_string())?;
+    let bounds = Bounds {
+        max_players_per_room: settings.engine.max_players_per_room,
+    };
+    #[cfg(feature = "cluster")]
+    let mut side = Side::start(&settings, &control, &mut event_loop)?;
+    let operations = Operations::new(control, bounds, Tickets::of(&settings.engine));
+    #[cfg(feature = "cluster")]
+    let operations = match side.cluster() {
+        Some(cluster) => operations.in_cluster(cluster),
+        None => operations,
+    };
+    let operations = Arc::new(operations);
+    let admin = start_admin(&settings, &operations, recordings.as_ref())
+        .map_err(|error| error.to_string())?;
 
     log::info!("KCP on udp {udp_addr}");
     if let Some(warning) = buffer_warning {
@@ -70,11 +86,15 @@ fn run(settings: Settings) -> Result<(), String> {
     }
     tell_access(&settings);
     log::info!("HTTP on http://{}", admin.local_addr());
+    #[cfg(feature = "cluster")]
+    side.listen(&settings, &operations)?;
     if let Some(descriptors) = descriptors {
         log::debug!("may open {descriptors} files and sockets");
     }
 
     let result = event_loop.run();
+    #[cfg(feature = "cluster")]
+    side.stop();
     admin.stop();
     result.map_err(|error| format!("event loop: {error}"))
 }
@@ -82,15 +102,14 @@ fn run(settings: Settings) -> Result<(), String> {
 /// Every interface means IPv6 and IPv4 where the system has both, and IPv4 where not.
 fn start_admin(
     settings: &Settings,
-    control: &Handle,
+    operations: &Arc<Operations>,
     recordings: Option<&Arc<Recordings>>,
 ) -> Result<Admin, AdminError> {
     let start = |listen| {
-        let mut config = AdminConfig::new(listen, settings.engine.max_players_per_room);
+        let mut config = AdminConfig::new(listen);
         config.guard = settings.guard.clone();
-        config.tickets = Tickets::of(&settings.engine);
         config.recordings = recordings.cloned();
-        admin::start(config, control.clone())
+        admin::start(config, Arc::clone(operations))
     };
     match settings.web {
         Listen::At(addr) => start(addr),

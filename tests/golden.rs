@@ -1,6 +1,7 @@
 //! The bytes of every v1 message, written out by hand from the wire contract: what clients
 //! of the original server send, and what they must get, to the byte.
 
+use lockstep_server::cluster::node::Address;
 use lockstep_server::engine::drops::Drop;
 use lockstep_server::engine::frame_log::{Cursor, FrameLog};
 use lockstep_server::engine::id::{Percent, PlayerId, RoomId, Seat};
@@ -75,6 +76,24 @@ fn connect_is_answered_with_its_code_on_the_wire_even_if_it_is_0() {
     ] {
         server_says(Downlink::Connect(code), &[0x00, 0x02, 1, 0x08, byte]);
     }
+}
+
+#[test]
+fn who_is_sent_on_gets_the_code_and_the_address() {
+    let address = Address::new("10.0.0.2:10086").expect("it is one");
+    let mut bytes = vec![0x00, 0x13, 1, 0x08, 2, 0xe2, 0x08, 14];
+    bytes.extend_from_slice(b"10.0.0.2:10086");
+    server_says(Downlink::Elsewhere(address), &bytes);
+    // What is no address, or stands beside another code, is passed over.
+    let reads = |bytes: &[u8], code| {
+        let read = Downlink::decode(packet(bytes));
+        assert_eq!(read, Ok(Downlink::Connect(code)));
+    };
+    let mut no_port = bytes.clone();
+    no_port[16] = b'-';
+    reads(&no_port, ConnectCode::NoRoom);
+    bytes[4] = 3;
+    reads(&bytes, ConnectCode::RoomState);
 }
 
 #[test]

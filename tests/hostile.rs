@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Instant;
 
+use lockstep_server::cluster::node::Address;
 use lockstep_server::engine::config::Config;
 use lockstep_server::engine::id::{MatchId, PlayerId, RoomId};
 use lockstep_server::engine::wire::frame::{Command, Input};
@@ -181,11 +182,52 @@ fn started(members: &[u64]) -> (World, Vec<usize>) {
     (world, peers)
 }
 
+/// Who knows where rooms are, and says so or not.
+struct Asked {
+    rng: Rng,
+    open: Vec<RoomId>,
+    questions: u64,
+}
+
+impl Asked {
+    /// One whom the server asks, if it does.
+    fn of(world: &mut World, asks: bool) -> Asked {
+        if asks {
+            world.server.ask_elsewhere();
+        }
+        Asked {
+            rng: Rng::new(9),
+            open: Vec::new(),
+            questions: 0,
+        }
+    }
+
+    /// Answers some of what was asked, in no order, and things that nobody asked.
+    fn answer(&mut self, world: &mut World) {
+        while let Some(room) = world.server.poll_question() {
+            self.open.push(room);
+            self.questions += 1;
+        }
+        let any = self.rng.index(self.open.len() + 1);
+        let room = match below(&mut self.rng, 4) {
+            0 => RoomId(6 + below(&mut self.rng, 3)),
+            _ if any < self.open.len() => self.open.swap_remove(any),
+            _ => return,
+        };
+        let address = Address::new("192.0.2.1:10086");
+        let address = address.filter(|_| below(&mut self.rng, 2) == 0);
+        world
+            .server
+            .handle_located(world.now, room, address.as_ref());
+    }
+}
+
 #[test]
 fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
     let (began, mut thrown, mut watching) = (Instant::now(), 0, 0);
     for seed in seeds(20) {
         let (mut world, peers) = started(&[101, 102]);
+        let mut asked = Asked::of(&mut world, seed % 2 == 1);
         let mut other = spec(&[1, 2, 3, 4]);
         other.room = RoomId(8);
         world.server.create_room(world.now, other).unwrap();
@@ -200,6 +242,7 @@ fn hostile_datagrams_neither_panic_nor_disturb_a_match() {
             }
             world.press(peers[step % 2], i32::try_from(step).unwrap());
             world.run_ms(1 + below(&mut rng, 20));
+            asked.answer(&mut world);
         }
         world.run_ms(500);
         let pressed: Vec<_> = presses(&world.take_frames(peers[0]));
@@ -243,6 +286,50 @@ fn hostile_datagrams_from_a_players_own_address_do_not_panic() {
         "{heard} packets: too little of it is heard"
     );
     report("from a player's address", thrown, began);
+}
+
+#[test]
+fn whoever_has_proved_where_he_is_may_say_what_he_likes_while_rooms_are_looked_for() {
+    let (mut questions, mut redirects) = (0, 0);
+    for seed in seeds(20) {
+        let (mut world, peers) = started(&[101, 102]);
+        let mut asked = Asked::of(&mut world, true);
+        let mut rng = Rng::new(2_000_000 + seed);
+        let talkers: Vec<usize> = (0..4).map(|conv| world.peer(conv)).collect();
+        for step in 0..400 {
+            let talker = talkers[below(&mut rng, 4) as usize];
+            let garbage = payload(&mut rng);
+            match below(&mut rng, 12) {
+                0 => {
+                    world.restart(talker, rng.bits32());
+                    world.say(talker, &Uplink::Heartbeat);
+                }
+                1 if !garbage.is_empty() => world.say_bytes(talker, &garbage),
+                2..5 => world.say(talker, &Uplink::JoinRoom),
+                _ => {
+                    let connect = Uplink::Connect {
+                        player: PlayerId(1 + below(&mut rng, 4)),
+                        room: RoomId(6 + below(&mut rng, 30)),
+                        token: String::new(),
+                        version: Version::V2,
+                    };
+                    world.say(talker, &connect);
+                }
+            }
+            world.press(peers[step % 2], i32::try_from(step).unwrap());
+            world.run_ms(1 + below(&mut rng, 20));
+            asked.answer(&mut world);
+            world.server.assert_invariants();
+        }
+        world.run_ms(2000);
+        let pressed = presses(&world.take_frames(peers[0]));
+        let xs: Vec<_> = pressed.iter().map(|(_, _, x)| *x).collect();
+        assert_eq!(xs, (0..400).collect::<Vec<_>>(), "seed {seed}");
+        questions += asked.questions;
+        redirects += world.server.counters().redirects;
+    }
+    println!("{questions} questions where a room is, {redirects} sent on");
+    assert!(questions > 100 && redirects > 20);
 }
 
 /// A copy of a real datagram with something changed in it.

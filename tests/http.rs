@@ -13,8 +13,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lockstep_server::admin::desk::Tickets;
 use lockstep_server::admin::guard::{AdminToken, Guard};
+use lockstep_server::admin::order::Bounds;
 use lockstep_server::admin::{self, Admin, AdminConfig, Watch};
 use lockstep_server::engine::auth::{Auth, RoomSecret};
 use lockstep_server::engine::config::Config;
@@ -23,8 +23,9 @@ use lockstep_server::engine::id::{MatchId, Percent, PlayerId, RoomId};
 use lockstep_server::engine::view::{
     CreateError, OverReason, Phase, RoomSpec, RoomView, RoomsPage, SeatView,
 };
-use lockstep_server::io::control::{self, Control, Mailbox};
-use lockstep_server::io::metrics::{ShellCounters, Stats};
+use lockstep_server::io::control::{self, Control, Handle, Mailbox};
+use lockstep_server::io::metrics::{Load, ShellCounters, Stats};
+use lockstep_server::operations::{Operations, Tickets};
 use lockstep_server::ticket::{TicketFault, TicketSecret, TicketSecrets};
 use serde_json::Value;
 
@@ -33,6 +34,13 @@ use serde_json::Value;
 const AT_MOST: Duration = Duration::from_secs(60);
 
 const MAX_PLAYERS: usize = 8;
+
+fn operations(control: Handle, tickets: Option<Tickets>) -> Arc<Operations> {
+    let bounds = Bounds {
+        max_players_per_room: MAX_PLAYERS,
+    };
+    Arc::new(Operations::new(control, bounds, tickets))
+}
 const MAX_ROOMS: usize = 5;
 
 // --- The fake loop ------------------------------------------------------------------------
@@ -42,6 +50,7 @@ struct Model {
     rooms: BTreeMap<u64, RoomView>,
     over: BTreeMap<u64, RoomView>,
     next_match: u64,
+    draining: bool,
 }
 
 impl Model {
@@ -57,6 +66,18 @@ impl Model {
                 answer,
             } => answer.give(self.page(from, limit)),
             Control::Stats(answer) => answer.give(Box::new(self.stats())),
+            Control::Load(answer) => answer.give(Load::default()),
+            Control::Drain(answer) => {
+                self.draining = true;
+                let (rooms, draining) = (self.rooms.len(), true);
+                answer.give(Load {
+                    rooms,
+                    draining,
+                    ..Load::default()
+                });
+            }
+            Control::RoomIds(answer) => answer.give(Vec::new()),
+            Control::Located(..) => {}
         }
     }
 
@@ -76,6 +97,9 @@ impl Model {
         }
         if self.rooms.len() >= MAX_ROOMS {
             return Err(CreateError::Full { max: MAX_ROOMS });
+        }
+        if self.draining {
+            return Err(CreateError::Draining);
         }
         self.next_match += 1;
         let view = room(&spec, self.next_match);
@@ -118,6 +142,8 @@ impl Model {
         Stats {
             uptime: Duration::from_secs(1),
             degraded: None,
+            load: 250,
+            draining: self.draining,
             engine: Counters::default(),
             shell: ShellCounters::default(),
             journal: None,
@@ -183,19 +209,19 @@ impl World {
 
     /// With that many rooms from the start.
     fn with(watch: Watch, rooms: u64) -> World {
-        World::set_up(rooms, |config| config.watch = watch)
+        World::set_up(rooms, None, |config| config.watch = watch)
     }
 
-    fn set_up(rooms: u64, set: impl FnOnce(&mut AdminConfig)) -> World {
+    fn set_up(rooms: u64, tickets: Option<Tickets>, set: impl FnOnce(&mut AdminConfig)) -> World {
         let (bell, ring) = mpsc::channel();
         let (handle, mailbox) = control::channel(move || bell.send(()).unwrap_or(()));
         let stalled = Arc::new(AtomicBool::new(false));
         let stall = Arc::clone(&stalled);
         thread::spawn(move || turn(&mailbox, &ring, &stall, rooms));
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut config = AdminConfig::new(listen, MAX_PLAYERS);
+        let mut config = AdminConfig::new(listen);
         set(&mut config);
-        let admin = admin::start(config, handle).unwrap();
+        let admin = admin::start(config, operations(handle, tickets)).unwrap();
         World {
             addr: admin.local_addr(),
             admin: Some(admin),
@@ -491,6 +517,39 @@ fn a_room_lives_through_the_api() {
 }
 
 #[test]
+fn a_server_that_drains_says_so_wherever_it_is_asked() {
+    let world = World::new();
+    assert_eq!(world.get("/healthz").json()["status"], "ok");
+    assert_eq!(world.get("/api/stats").json()["draining"], false);
+    world.get("/create?room=1&member=1");
+    let ask = "POST /api/drain HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    for _ in 0..2 {
+        let reply = world.raw(ask);
+        assert_eq!(reply.status, 202, "{reply:?}");
+        let said = reply.json();
+        assert_eq!(
+            (&said["state"], &said["rooms"]),
+            (&"draining".into(), &1.into())
+        );
+    }
+    let health = world.get("/healthz");
+    assert_eq!(health.status, 200);
+    assert_eq!(health.json()["status"], "draining");
+    let stats = world.get("/api/stats").json();
+    assert_eq!(
+        (&stats["draining"], &stats["load"]),
+        (&true.into(), &250.into())
+    );
+    for reply in [
+        world.get("/create?room=2&member=1"),
+        world.post(r#"{"room": 2, "members": [1]}"#),
+    ] {
+        assert_eq!(reply.status, 503);
+        assert!(reply.text().contains("the server drains"), "{reply:?}");
+    }
+}
+
+#[test]
 fn the_list_of_rooms_comes_in_parts() {
     let world = World::with(Watch::default(), 2500);
     let first = world.get("/api/rooms").json();
@@ -617,7 +676,7 @@ const TOKEN: &str = "a-token-for-the-tests";
 
 fn guarded() -> World {
     let token = AdminToken::new(TOKEN).unwrap();
-    World::set_up(0, |config| config.guard = Guard::Token(token))
+    World::set_up(0, None, |config| config.guard = Guard::Token(token))
 }
 
 #[test]
@@ -679,7 +738,7 @@ fn a_name_that_leads_here_from_elsewhere_is_refused_without_a_token() {
     let refused = ask(&world, rebound);
     assert_eq!(refused.status, 403);
     assert!(refused.text().contains("--admin-token"), "{refused:?}");
-    let unprotected = World::set_up(0, |config| config.guard = Guard::Unprotected);
+    let unprotected = World::set_up(0, None, |config| config.guard = Guard::Unprotected);
     assert_eq!(ask(&unprotected, rebound).status, 200);
 }
 
@@ -694,7 +753,7 @@ fn creation_tells_a_ticket_for_each_member_and_nothing_else_does() {
         reconnect_grace: Duration::from_secs(60),
         ..Config::default()
     };
-    let world = World::set_up(0, |admin| admin.tickets = Tickets::of(&config));
+    let world = World::set_up(0, Tickets::of(&config), |_| ());
     let check = |ticket: &str, room: u64, player: u64, at: i64| {
         secrets.check(ticket, RoomId(room), PlayerId(player), at * 1_000_000)
     };
@@ -805,7 +864,7 @@ fn stats_hold_every_counter_by_name() {
 fn a_port_in_use_is_an_error_that_names_the_setting() {
     let world = World::new();
     let (handle, _mailbox) = control::channel(|| ());
-    let Err(error) = admin::start(AdminConfig::new(world.addr, MAX_PLAYERS), handle) else {
+    let Err(error) = admin::start(AdminConfig::new(world.addr), operations(handle, None)) else {
         panic!("two servers on one port");
     };
     let text = error.to_string();
@@ -842,7 +901,7 @@ fn a_loop_that_has_ended_is_503() {
     let (handle, mailbox) = control::channel(|| ());
     drop(mailbox);
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let admin = admin::start(AdminConfig::new(listen, MAX_PLAYERS), handle).unwrap();
+    let admin = admin::start(AdminConfig::new(listen), operations(handle, None)).unwrap();
     let world = World {
         addr: admin.local_addr(),
         admin: Some(admin),

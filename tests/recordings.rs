@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_server::admin::guard::{AdminToken, Guard};
+use lockstep_server::admin::order::Bounds;
 use lockstep_server::admin::{self, Admin, AdminConfig};
 use lockstep_server::engine::id::{MatchId, PlayerId, RoomId};
 use lockstep_server::io::control;
 use lockstep_server::io::recordings::{Page, ReadError, Recordings, Wanted};
 use lockstep_server::journal::restore::{FinishedMatch, Restore};
+use lockstep_server::operations::Operations;
 use serde_json::Value;
 use tape::{Dir, PLAYERS, SECRET, SEED, STARTED, Tape};
 
@@ -242,12 +244,16 @@ struct Web(Option<Admin>);
 impl Web {
     fn start(recordings: Option<Recordings>, token: Option<&str>) -> Web {
         let (handle, _) = control::channel(|| ());
-        let mut config = AdminConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 8);
+        let mut config = AdminConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         config.recordings = recordings.map(Arc::new);
         if let Some(token) = token {
             config.guard = Guard::Token(AdminToken::new(token).unwrap());
         }
-        Web(Some(admin::start(config, handle).unwrap()))
+        let bounds = Bounds {
+            max_players_per_room: 8,
+        };
+        let operations = Arc::new(Operations::new(handle, bounds, None));
+        Web(Some(admin::start(config, operations).unwrap()))
     }
 
     /// Status, head and body of an answer.

@@ -31,7 +31,7 @@ struct Passed {
     faults: Happened,
     /// What was done with v2: frames that clients had when they came back, frames that they asked
     /// for, bytes beside inputs, and frames that spectators saw.
-    extras: [u64; 4],
+    extras: [u64; 6],
     /// Worlds in which the server was started again.
     restarted: u64,
     /// Rooms that were restored, and how many of them with other frames than were sent.
@@ -50,6 +50,8 @@ fn all_pass(seeds: std::ops::Range<u64>) -> Passed {
                     report.fetched,
                     report.data_bytes,
                     report.watched,
+                    report.counters.redirects,
+                    report.counters.questions_late,
                 ];
                 passed.extras = std::array::from_fn(|index| passed.extras[index] + of_world[index]);
                 passed.restarted += u64::from(report.crashes.restarts > 0);
@@ -68,7 +70,7 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         .map(|seeds| std::thread::spawn(|| all_pass(seeds)))
         .into();
     let mut faults = Happened::default();
-    let mut extras = [0; 4];
+    let mut extras = [0; 6];
     let (mut restarted, mut restored, mut forks) = (0, 0, 0);
     for piece in pieces {
         let passed = piece.join().unwrap();
@@ -78,10 +80,14 @@ fn worlds_0_to_299_keep_every_rule_and_meet_every_kind_of_fault() {
         restored += passed.restored;
         forks += passed.forks;
     }
-    for (number, what) in extras
-        .iter()
-        .zip(["resumes", "fetches", "sends data", "watches"])
-    {
+    for (number, what) in extras.iter().zip([
+        "resumes",
+        "fetches",
+        "sends data",
+        "watches",
+        "is sent on",
+        "is told too late",
+    ]) {
         assert!(*number > 0, "nobody ever {what}");
     }
     assert!(

@@ -29,8 +29,14 @@ impl AdminToken {
         (right && text.len() >= ADMIN_TOKEN_BYTES_MIN).then(|| AdminToken(text.to_owned()))
     }
 
+    /// The `Authorization` that carries it.
+    #[cfg(feature = "cluster")]
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
     /// Whether an `Authorization` carries it.
-    fn is_in(&self, authorization: &str) -> bool {
+    pub(crate) fn is_in(&self, authorization: &str) -> bool {
         let (scheme, token) = authorization.split_once(' ').unwrap_or((authorization, ""));
         let token = token.trim_matches(' ');
         // A length that differs is seen at once, and is no secret.

@@ -9,32 +9,15 @@ use serde_json::{Map, Value, json};
 
 use super::counters::HttpCounters;
 use super::order::{self, BadField, Bounds, Given, Order};
-use crate::engine::auth::RoomSecret;
+use crate::cluster::EtcdStats;
+use crate::cluster::node::NodeRecord;
 use crate::engine::counters::Counters;
 use crate::engine::drops::{Disconnect, Drop};
 use crate::engine::view::{Phase, RoomView, RoomsPage, SeatView};
 use crate::fields::Fields;
-use crate::io::metrics::{JournalStats, ShellCounters, Stats};
+use crate::io::metrics::{JournalStats, Load, ShellCounters, Stats};
 use crate::io::recordings::{Entry, Page};
-
-/// A room that was just created. What lets its players in is told this once.
-pub struct Created {
-    /// The room.
-    pub view: RoomView,
-    /// Its secret.
-    pub secret: RoomSecret,
-    /// A ticket for each of its seats, or none.
-    pub tickets: Vec<String>,
-}
-
-impl Created {
-    /// The token that lets somebody watch where the room's secret lets players in; `None` where
-    /// nobody may.
-    pub fn watch_secret(&self) -> Option<String> {
-        let watched = self.view.watchers_max > 0;
-        watched.then(|| self.secret.for_watchers().to_hex())
-    }
-}
+use crate::operations::{ClusterView, Created, Located};
 
 /// Reads the order of a room from a body.
 ///
@@ -72,15 +55,14 @@ fn text(name: &str, value: Value) -> Result<String, BadField> {
         Value::String(text) => Ok(text),
         // 1.0 stays "1.0" and is refused with those words.
         Value::Number(number) => Ok(number.to_string()),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(BadField::new(
-            name,
-            "must hold a number, or a string of digits",
-        )),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            Err(BadField::new(name, "must hold a number or a string"))
+        }
     }
 }
 
 #[derive(Serialize)]
-struct RoomJson {
+struct RoomJson<'a> {
     #[serde(serialize_with = "digits")]
     room: u64,
     #[serde(rename = "match", serialize_with = "digits")]
@@ -99,15 +81,21 @@ struct RoomJson {
     watchers: usize,
     watchers_max: u32,
     watch_delay: u32,
-    seats: Vec<SeatJson>,
+    seats: Vec<SeatJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
+    node: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    watch_secret: Option<String>,
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watch_secret: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct SeatJson {
+struct SeatJson<'a> {
     seat: i32,
     #[serde(serialize_with = "digits")]
     player: u64,
@@ -118,14 +106,42 @@ struct SeatJson {
     rtt_ms: Option<f64>,
     result: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ticket: Option<String>,
+    ticket: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct RoomsJson {
-    rooms: Vec<RoomJson>,
+struct RoomsJson<'a> {
+    rooms: Vec<RoomJson<'a>>,
     total: usize,
     next: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct ClusterJson<'a> {
+    node: Option<&'a NodeRecord>,
+    others: Vec<OtherJson<'a>>,
+    etcd: Option<EtcdJson<'a>>,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct EtcdJson<'a> {
+    connected: bool,
+    since_s: u64,
+    why: Option<&'a str>,
+    connections: u64,
+    leases_lost: u64,
+    values_skipped: u64,
+    claims_held: usize,
+    claims_wanted: usize,
+    contested: usize,
+}
+
+#[derive(Serialize)]
+struct OtherJson<'a> {
+    #[serde(flatten)]
+    record: &'a NodeRecord,
+    age_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -189,15 +205,17 @@ fn digits<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 /// One room.
-pub fn room(view: &RoomView) -> Vec<u8> {
-    bytes(&RoomJson::new(view, None))
+pub fn room(room: &Located) -> Vec<u8> {
+    bytes(&RoomJson::located(room))
 }
 
 /// A room that was just created, with what lets its players in.
-pub fn created(created: Created) -> Vec<u8> {
-    let mut room = RoomJson::new(&created.view, Some(created.secret.to_hex()));
-    room.watch_secret = created.watch_secret();
-    for (seat, ticket) in room.seats.iter_mut().zip(created.tickets) {
+pub fn created(created: &Created) -> Vec<u8> {
+    let mut room = RoomJson::located(&created.room);
+    room.secret = Some(&created.secret);
+    room.watch_secret = created.watch_secret.as_deref();
+    room.serial = created.room.home.as_ref().map(|_| created.serial);
+    for (seat, ticket) in room.seats.iter_mut().zip(&created.tickets) {
         seat.ticket = Some(ticket);
     }
     bytes(&room)
@@ -206,11 +224,7 @@ pub fn created(created: Created) -> Vec<u8> {
 /// A part of the list of rooms.
 pub fn rooms(page: &RoomsPage) -> Vec<u8> {
     bytes(&RoomsJson {
-        rooms: page
-            .rooms
-            .iter()
-            .map(|view| RoomJson::new(view, None))
-            .collect(),
+        rooms: page.rooms.iter().map(RoomJson::new).collect(),
         total: page.total,
         next: page.next,
     })
@@ -231,12 +245,52 @@ pub fn error(field: Option<&str>, reason: &str) -> Vec<u8> {
     bytes(&json!({ "error": { "field": field, "reason": reason } }))
 }
 
-/// Whether the server is well.
-pub fn health(degraded: Option<&str>) -> Vec<u8> {
+/// The server drains.
+pub fn draining(load: &Load) -> Vec<u8> {
+    bytes(&json!({ "state": "draining", "rooms": load.rooms }))
+}
+
+/// An error that leaves open whether what was asked for has been done.
+pub fn unsure(reason: &str) -> Vec<u8> {
+    bytes(&json!({ "error": { "field": null, "reason": reason, "unsure": true } }))
+}
+
+/// Whether the server is well, and what somebody should look at.
+pub fn health(degraded: Option<&str>, draining: bool, warnings: &[String]) -> Vec<u8> {
     bytes(&match degraded {
-        None => json!({ "status": "ok" }),
-        Some(reason) => json!({ "status": "degraded", "reason": reason }),
+        None if draining => json!({ "status": "draining", "warnings": warnings }),
+        None => json!({ "status": "ok", "warnings": warnings }),
+        Some(reason) => json!({ "status": "degraded", "reason": reason, "warnings": warnings }),
     })
+}
+
+/// The nodes of the cluster; alone, none.
+pub fn cluster(view: Option<&ClusterView>) -> Vec<u8> {
+    let others = view.map_or(&[][..], |view| &view.others);
+    let others = others.iter().map(|seen| OtherJson {
+        record: &seen.record,
+        age_ms: seen.age_ms,
+    });
+    bytes(&ClusterJson {
+        node: view.map(|view| &view.node),
+        others: others.collect(),
+        etcd: view.map(|view| etcd(&view.etcd)),
+        warnings: view.map_or(&[][..], |view| &view.warnings),
+    })
+}
+
+fn etcd(stats: &EtcdStats) -> EtcdJson<'_> {
+    EtcdJson {
+        connected: stats.is_connected,
+        since_s: stats.since.as_secs(),
+        why: stats.why.as_deref(),
+        connections: stats.connections,
+        leases_lost: stats.leases_lost,
+        values_skipped: stats.skipped,
+        claims_held: stats.claims_held,
+        claims_wanted: stats.claims_wanted,
+        contested: stats.contested,
+    }
 }
 
 /// Every counter.
@@ -244,6 +298,8 @@ pub fn stats(stats: &Stats, http: &HttpCounters) -> Vec<u8> {
     bytes(&json!({
         "uptime_s": stats.uptime.as_secs_f64(),
         "degraded": stats.degraded,
+        "draining": stats.draining,
+        "load": stats.load,
         "frame_lateness_ms": lateness_ms(&stats.engine.frame_lateness_us),
         "loop_lateness_ms": lateness_ms(&stats.shell.loop_lateness_us),
         "engine": engine(&stats.engine),
@@ -297,6 +353,14 @@ fn engine(counters: &Counters) -> Value {
         "sessions_moved": counters.sessions_moved,
         "resets": counters.resets,
         "probes": counters.probes,
+        "questions": {
+            "asked": counters.questions,
+            "located": counters.questions_located,
+            "late": counters.questions_late,
+            "redirects": counters.redirects,
+            "refused_too_often": counters.questions_too_often,
+            "refused_full": counters.questions_full,
+        },
         "sessions": counters.sessions,
         "rooms": counters.rooms,
         "timers": counters.timers,
@@ -326,8 +390,17 @@ fn shell(counters: &ShellCounters) -> Value {
     })
 }
 
-impl RoomJson {
-    fn new(view: &RoomView, secret: Option<String>) -> RoomJson {
+impl<'a> RoomJson<'a> {
+    fn located(room: &'a Located) -> RoomJson<'a> {
+        let home = room.home.as_ref();
+        RoomJson {
+            node: home.map(|home| home.node.as_str()),
+            address: home.map(|home| home.address.as_str()),
+            ..RoomJson::new(&room.view)
+        }
+    }
+
+    fn new(view: &RoomView) -> RoomJson<'a> {
         let (phase, over) = match view.phase {
             Phase::Waiting => ("waiting", None),
             Phase::Playing => ("playing", None),
@@ -351,14 +424,17 @@ impl RoomJson {
             watchers_max: view.watchers_max,
             watch_delay: view.watch_delay,
             seats: view.seats.iter().map(SeatJson::new).collect(),
-            secret,
+            node: None,
+            address: None,
+            secret: None,
             watch_secret: None,
+            serial: None,
         }
     }
 }
 
-impl SeatJson {
-    fn new(view: &SeatView) -> SeatJson {
+impl SeatJson<'_> {
+    fn new(view: &SeatView) -> Self {
         let rtt_us = view
             .rtt
             .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
@@ -488,7 +564,8 @@ mod tests {
                 result: Some(u64::MAX),
             }],
         };
-        let value: Value = serde_json::from_slice(&room(&view)).unwrap();
+        let room_ = Located { view, home: None };
+        let value: Value = serde_json::from_slice(&room(&room_)).unwrap();
         assert_eq!(value["room"], "18446744073709551615");
         assert_eq!(value["match"], "18446744073709551614");
         assert_eq!(value["over"], "results");

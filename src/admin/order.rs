@@ -6,12 +6,14 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::cluster::RequestKey;
+use crate::cluster::node::NodeId;
 use crate::engine::auth::RoomSecret;
 use crate::engine::id::{PlayerId, RoomId};
 use crate::engine::view::RoomSpec;
 use crate::limits::{
     BROADCAST_EVERY_RANGE, FRAMES_RANGE, HTTP_QUOTE_CHARS_MAX, HZ_RANGE, INPUT_DATA_RANGE,
-    WATCH_DELAY_RANGE, WATCHERS_RANGE,
+    NODE_ID_CHARS_MAX, REQUEST_KEY_CHARS_MAX, WATCH_DELAY_RANGE, WATCHERS_RANGE,
 };
 
 /// What the operator's settings allow in an order.
@@ -19,6 +21,29 @@ use crate::limits::{
 pub struct Bounds {
     /// Members that a room may have (`--max-players-per-room`).
     pub max_players_per_room: usize,
+}
+
+/// Which node of the cluster a room goes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// The one that is asked.
+    #[default]
+    Here,
+    /// The least loaded that has space.
+    Auto,
+    /// This one.
+    Node(NodeId),
+}
+
+impl Place {
+    /// As in an order.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Place::Here => "here",
+            Place::Auto => "auto",
+            Place::Node(id) => id.as_str(),
+        }
+    }
 }
 
 /// A room that was ordered. Every value is legal; what is `None` was left to the server.
@@ -42,9 +67,23 @@ pub struct Order {
     pub watchers_max: Option<u32>,
     /// Frames that are held back from them.
     pub watch_delay: Option<u32>,
+    /// Which node it goes to.
+    pub place: Place,
+    /// What makes asking again create no second room.
+    pub request_key: Option<RequestKey>,
 }
 
 impl Order {
+    /// Whether `other` orders the same room, wherever it goes and however it is asked for.
+    pub fn is_same_room(&self, other: &Order) -> bool {
+        let bare = |order: &Order| Order {
+            place: Place::Here,
+            request_key: None,
+            ..order.clone()
+        };
+        bare(self) == bare(other)
+    }
+
     /// The order as the engine takes it, with `seed` where none was ordered.
     pub fn into_spec(self, seed: i32, secret: RoomSecret) -> RoomSpec {
         RoomSpec {
@@ -91,7 +130,7 @@ impl fmt::Display for BadField {
 
 /// The value of a field, taken out of its syntax.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Given {
+pub(crate) enum Given {
     /// Named, but without a value: as good as left out.
     Nothing,
     /// One value.
@@ -110,11 +149,13 @@ const MAX_FRAMES: usize = 5;
 const INPUT_BYTES: usize = 6;
 const WATCHERS_MAX: usize = 7;
 const WATCH_DELAY: usize = 8;
-const FIELDS: usize = 9;
+const PLACE: usize = 9;
+const REQUEST_KEY: usize = 10;
+const FIELDS: usize = 11;
 
 /// Reads an order from its fields, each named at most once; `members` is the name of the
 /// list of players.
-pub(super) fn read(
+pub(crate) fn read(
     members: &'static str,
     fields: impl IntoIterator<Item = (String, Given)>,
     bounds: Bounds,
@@ -129,6 +170,8 @@ pub(super) fn read(
         "input_bytes",
         "watchers_max",
         "watch_delay",
+        "place",
+        "request_key",
     ];
     names[MEMBERS] = members;
     let mut given: [Option<Given>; FIELDS] = Default::default();
@@ -154,6 +197,8 @@ pub(super) fn read(
         input_bytes,
         watchers_max,
         watch_delay,
+        place,
+        request_key,
     ] = given;
     Ok(Order {
         room: RoomId(read_room(names[ROOM], room)?),
@@ -169,6 +214,8 @@ pub(super) fn read(
         input_bytes_max: read_ranged(names[INPUT_BYTES], input_bytes, INPUT_DATA_RANGE)?,
         watchers_max: read_ranged(names[WATCHERS_MAX], watchers_max, WATCHERS_RANGE)?,
         watch_delay: read_ranged(names[WATCH_DELAY], watch_delay, WATCH_DELAY_RANGE)?,
+        place: read_place(names[PLACE], place)?,
+        request_key: read_request_key(names[REQUEST_KEY], request_key)?,
     })
 }
 
@@ -260,6 +307,36 @@ fn read_ranged(
             ),
         )),
     }
+}
+
+fn read_place(field: &str, given: Option<Given>) -> Result<Place, BadField> {
+    let text = one(field, given)?;
+    match text.as_deref() {
+        None | Some("here") => Ok(Place::Here),
+        Some("auto") => Ok(Place::Auto),
+        Some(id) => NodeId::new(id).map(Place::Node).ok_or_else(|| {
+            let reason = format!(
+                "`{}` is not a place; give here, auto, or the id of a node: 1 to \
+                 {NODE_ID_CHARS_MAX} letters, digits, dots, dashes and underscores",
+                quote(id)
+            );
+            BadField::new(field, reason)
+        }),
+    }
+}
+
+fn read_request_key(field: &str, given: Option<Given>) -> Result<Option<RequestKey>, BadField> {
+    let Some(text) = one(field, given)? else {
+        return Ok(None);
+    };
+    RequestKey::new(&text).map(Some).ok_or_else(|| {
+        let reason = format!(
+            "`{}` cannot be a key; give 1 to {REQUEST_KEY_CHARS_MAX} printable characters of \
+             ASCII without spaces, such as a UUID",
+            quote(&text)
+        );
+        BadField::new(field, reason)
+    })
 }
 
 /// The one value of a field, without the spaces around it; `None` if it is left out.

@@ -10,6 +10,7 @@ use crate::io::recordings::Wanted;
 use crate::limits::{
     HTTP_RECORDINGS_DEFAULT, HTTP_RECORDINGS_MAX, HTTP_ROOMS_DEFAULT, HTTP_ROOMS_MAX,
 };
+use crate::operations::Scope;
 
 /// A part of the list of rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,22 @@ pub fn part(query: &str) -> Result<Part, BadField> {
     let from = usize::try_from(from.unwrap_or(0)).unwrap_or(usize::MAX);
     let limit = limit_of(limit, HTTP_ROOMS_DEFAULT, HTTP_ROOMS_MAX)?;
     Ok(Part { from, limit })
+}
+
+/// Reads whether a room is asked for of this server alone (`here=1`) or wherever it is.
+///
+/// # Errors
+/// The first field that cannot be.
+pub fn scope(query: &str) -> Result<Scope, BadField> {
+    let [here] = numbers(query, ["here"])?;
+    match here {
+        None | Some(0) => Ok(Scope::Anywhere),
+        Some(1) => Ok(Scope::Here),
+        Some(other) => {
+            let reason = format!("`{other}` cannot be; give 1 for this server alone, or 0");
+            Err(BadField::new("here", reason))
+        }
+    }
 }
 
 /// Reads which recordings are asked for.
@@ -149,6 +166,9 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::order::Place;
+    use crate::cluster::RequestKey;
+    use crate::cluster::node::NodeId;
 
     const BOUNDS: Bounds = Bounds {
         max_players_per_room: 4,
@@ -180,6 +200,36 @@ mod tests {
             (order.watchers_max, order.watch_delay),
             (Some(100), Some(90))
         );
+    }
+
+    #[test]
+    fn a_place_is_here_the_best_or_a_node() {
+        for (query, place) in [
+            ("", Place::Here),
+            ("&place=", Place::Here),
+            ("&place=here", Place::Here),
+            ("&place=auto", Place::Auto),
+            (
+                "&place=node-1.b",
+                Place::Node(NodeId::new("node-1.b").unwrap()),
+            ),
+        ] {
+            let order = parse(&format!("room=1&member=1{query}"), BOUNDS).unwrap();
+            assert_eq!(order.place, place, "{query}");
+            assert_eq!(order.request_key, None);
+        }
+        let order = parse("room=1&member=1&request_key=a-%2B", BOUNDS).unwrap();
+        assert_eq!(order.request_key, RequestKey::new("a-+"));
+    }
+
+    #[test]
+    fn a_room_is_asked_for_here_or_anywhere() {
+        assert_eq!(scope(""), Ok(Scope::Anywhere));
+        assert_eq!(scope("here=0"), Ok(Scope::Anywhere));
+        assert_eq!(scope("here=1"), Ok(Scope::Here));
+        for query in ["here=2", "here", "here=yes", "here=1&here=1", "there=1"] {
+            assert!(scope(query).is_err(), "{query}");
+        }
     }
 
     #[test]
@@ -246,6 +296,15 @@ mod tests {
                 "seed: `2147483648` is not a seed",
             ),
             ("room=1&member=1&seed=%2B5", "seed: `+5` is not a seed"),
+            (
+                "room=1&member=1&place=a%2Fb",
+                "place: `a/b` is not a place; give here, auto",
+            ),
+            ("room=1&member=1&place=a&place=b", "place: is given twice"),
+            (
+                "room=1&member=1&request_key=a+b",
+                "request_key: `a b` cannot be a key; give 1 to 64",
+            ),
             ("room=%&member=1", "room: `%` is not percent-encoded"),
             ("room=%4&member=1", "room: `%4` is not percent-encoded"),
             ("room=%zz&member=1", "room: `%zz` is not percent-encoded"),

@@ -6,11 +6,13 @@
 //! | GET | `/` | the page |
 //! | GET | `/create?room=1&member=1,2` | creates a room; the original server's text |
 //! | GET, POST | `/api/rooms` | the rooms, or a new one |
-//! | GET, DELETE | `/api/rooms/{room}` | a room, or its end |
+//! | GET, DELETE | `/api/rooms/{room}` | a room, or its end, wherever in the cluster; here with `here=1` |
 //! | GET | `/api/matches/{match}` | a match, also for a while after its end |
 //! | GET | `/api/recordings` | the matches that were recorded, the newest first |
 //! | GET | `/api/recordings/{match}` | one of them, as a file |
+//! | GET | `/api/cluster` | the nodes of the cluster |
 //! | GET | `/api/stats` | every counter |
+//! | POST | `/api/drain` | takes no new rooms from now on, and ends with the last one |
 //! | GET | `/healthz` | 200, or 503 with the reason |
 //! | GET | `/livez` | 204 if HTTP alone works; the watchdog's question |
 //!
@@ -26,15 +28,12 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 
 use super::desk::Desk;
 use super::guard::Stop;
-use super::json::Created;
-use super::order::{BadField, Order, id, quote};
+use super::order::{BadField, id, quote};
 use super::{json, query};
-use crate::engine::auth::RoomSecret;
 use crate::engine::id::{MatchId, RoomId};
-use crate::engine::view::{CreateError, RoomView};
-use crate::io::control::Unavailable;
 use crate::io::recordings::{ReadError, Recordings};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_TARGET_BYTES_MAX};
+use crate::operations::{Created, Home, Kind, Located, Refusal, Scope};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -136,22 +135,25 @@ pub fn answer(
         (["create"], Method::Get) => create_as_text(desk, head, query),
         (["api", "rooms"], Method::Get | Method::Head) => list(desk, query),
         (["api", "rooms"], Method::Post) => create_as_json(desk, head, body),
-        (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room),
-        (["api", "rooms", room], Method::Delete) => close(desk, head, room),
+        (["api", "rooms", room], Method::Get | Method::Head) => show_room(desk, room, query),
+        (["api", "rooms", room], Method::Delete) => close(desk, head, room, query),
         (["api", "matches", id], Method::Get | Method::Head) => show_match(desk, id),
         (["api", "recordings"], Method::Get | Method::Head) => list_recordings(desk, query),
         (["api", "recordings", id], Method::Get | Method::Head) => give_recording(desk, id),
+        (["api", "cluster"], Method::Get | Method::Head) => cluster(desk),
         (["api", "stats"], Method::Get | Method::Head) => stats(desk),
-        (["healthz"], Method::Get | Method::Head) => health(desk),
+        (["api", "drain"], Method::Post) => drain(desk, head),
+        (["healthz"], Method::Get | Method::Head) => health(desk, head),
         (["livez"], Method::Get | Method::Head) => Answer::new(204, TEXT, Vec::new()),
         (
             [""]
             | ["healthz" | "livez"]
-            | ["api", "stats" | "recordings"]
+            | ["api", "cluster" | "stats" | "recordings"]
             | ["api", "matches" | "recordings", _],
             _,
         ) => Answer::wrong_method("GET, HEAD"),
         (["create"], _) => Answer::wrong_method("GET"),
+        (["api", "drain"], _) => Answer::wrong_method("POST"),
         (["api", "rooms"], _) => Answer::wrong_method("GET, HEAD, POST"),
         (["api", "rooms", _], _) => Answer::wrong_method("GET, HEAD, DELETE"),
         _ => Answer::error(
@@ -174,6 +176,12 @@ fn split(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }
 
+/// Whether the answer to such a request may have to wait for another node of the cluster.
+pub(super) fn may_wait(desk: &Desk, target: &str) -> bool {
+    let (path, _) = split(target);
+    desk.operations.is_in_cluster() && (path == "/create" || path.starts_with("/api/rooms"))
+}
+
 fn page() -> Answer {
     let nonce = match random() {
         Ok(bytes) => Base64UrlUnpadded::encode_string(&bytes),
@@ -190,25 +198,31 @@ fn page() -> Answer {
 }
 
 /// The original's text, so that programs written for it read it as before. What is new
-/// stands after it: the seed, which the original did not tell, the match, tickets, and what lets
-/// somebody watch.
+/// stands after it: the seed, which the original did not tell, the match, tickets, what lets
+/// somebody watch, and in a cluster where the room is.
 fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     if let Err(answer) = same_site(head) {
         return answer.into_text();
     }
-    let created = query::parse(query, desk.bounds)
+    let created = query::parse(query, desk.operations.bounds)
         .map_err(|bad| Answer::bad_field(&bad))
-        .and_then(|order| create(desk, order));
+        .and_then(|order| {
+            desk.operations
+                .create(order)
+                .map_err(|refusal| Answer::refusal(&refusal))
+        });
     let created = match created {
         Ok(created) => created,
         Err(answer) => return answer.into_text(),
     };
-    let watch_secret = created.watch_secret();
     let Created {
-        view,
+        room,
         secret,
         tickets,
+        watch_secret,
+        ..
     } = created;
+    let Located { view, home } = room;
     let members: Vec<String> = view
         .seats
         .iter()
@@ -218,7 +232,7 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
         "room.ID=[{}] room.Secret=[{}] room.Time=[{}], room.Member=[{}] \
          room.Seed=[{}] room.Match=[{}]",
         view.room,
-        secret.to_hex(),
+        secret,
         view.created_unix,
         members.join(","),
         view.seed,
@@ -233,6 +247,11 @@ fn create_as_text(desk: &Desk, head: &Head<'_>, query: &str) -> Answer {
     }
     if let Some(secret) = watch_secret {
         write!(text, " room.Watch=[{secret}]").expect("a string takes everything");
+    }
+    if let Some(home) = home {
+        let Home { node, address } = home;
+        write!(text, " room.Node=[{node}] room.Address=[{address}]")
+            .expect("a string takes everything");
     }
     Answer::new(200, TEXT, text.into_bytes())
 }
@@ -259,31 +278,17 @@ fn create_as_json(
     }
     let created = same_site(head)
         .and_then(|()| body().map_err(Answer::bad_body))
-        .and_then(|body| json::parse(&body, desk.bounds).map_err(|bad| Answer::bad_field(&bad)))
-        .and_then(|order| create(desk, order));
+        .and_then(|body| {
+            json::parse(&body, desk.operations.bounds).map_err(|bad| Answer::bad_field(&bad))
+        })
+        .and_then(|order| {
+            desk.operations
+                .create(order)
+                .map_err(|refusal| Answer::refusal(&refusal))
+        });
     match created {
-        Ok(created) => Answer::new(201, JSON, json::created(created)),
+        Ok(created) => Answer::new(201, JSON, json::created(&created)),
         Err(answer) => answer,
-    }
-}
-
-fn create(desk: &Desk, order: Order) -> Result<Created, Answer> {
-    let secret = RoomSecret::from_bytes(random()?);
-    let seed = getrandom::u32()
-        .map_err(|_| Answer::no_randomness())?
-        .cast_signed();
-    let spec = order.into_spec(seed, secret);
-    match desk.ask(|control| control.create(spec)) {
-        Ok(Ok(view)) => Ok(Created {
-            tickets: match &desk.tickets {
-                Some(tickets) => tickets.of_room(&view),
-                None => Vec::new(),
-            },
-            view,
-            secret,
-        }),
-        Ok(Err(error)) => Err(Answer::refused(&error)),
-        Err(error) => Err(Answer::unavailable(error)),
     }
 }
 
@@ -292,26 +297,28 @@ fn list(desk: &Desk, query: &str) -> Answer {
         Ok(part) => part,
         Err(bad) => return Answer::bad_field(&bad),
     };
-    match desk.ask(|control| control.rooms(part.from, part.limit)) {
+    match desk.operations.rooms(part.from, part.limit) {
         Ok(page) => Answer::new(200, JSON, json::rooms(&page)),
-        Err(error) => Answer::unavailable(error),
+        Err(refusal) => Answer::refusal(&refusal),
     }
 }
 
-fn show_room(desk: &Desk, room: &str) -> Answer {
-    match id("room", room) {
-        Ok(id) => {
-            let found = desk.ask(|control| control.room(RoomId(id)));
-            Answer::found("room", &format!("there is no room {id}"), found)
-        }
-        Err(bad) => Answer::bad_field(&bad),
-    }
+fn show_room(desk: &Desk, room: &str, query: &str) -> Answer {
+    let found = asked(room, query).map(|(room, scope)| (room, desk.operations.room(room, scope)));
+    found.map_or_else(|answer| answer, |(room, found)| Answer::room(room, found))
+}
+
+/// Which room is meant, and where it is looked for.
+fn asked(room: &str, query: &str) -> Result<(RoomId, Scope), Answer> {
+    let room = id("room", room).map_err(|bad| Answer::bad_field(&bad))?;
+    let scope = query::scope(query).map_err(|bad| Answer::bad_field(&bad))?;
+    Ok((RoomId(room), scope))
 }
 
 fn show_match(desk: &Desk, match_id: &str) -> Answer {
     match id("match", match_id) {
         Ok(id) => {
-            let found = desk.ask(|control| control.match_(MatchId(id)));
+            let found = desk.operations.match_(MatchId(id));
             let reason = format!("there is no match {id}, or it ended too long ago");
             Answer::found("match", &reason, found)
         }
@@ -319,17 +326,11 @@ fn show_match(desk: &Desk, match_id: &str) -> Answer {
     }
 }
 
-fn close(desk: &Desk, head: &Head<'_>, room: &str) -> Answer {
-    if let Err(answer) = same_site(head) {
-        return answer;
-    }
-    match id("room", room) {
-        Ok(id) => {
-            let found = desk.ask(|control| control.close(RoomId(id)));
-            Answer::found("room", &format!("there is no room {id}"), found)
-        }
-        Err(bad) => Answer::bad_field(&bad),
-    }
+fn close(desk: &Desk, head: &Head<'_>, room: &str, query: &str) -> Answer {
+    let found = same_site(head)
+        .and_then(|()| asked(room, query))
+        .map(|(room, scope)| (room, desk.operations.close(room, scope)));
+    found.map_or_else(|answer| answer, |(room, found)| Answer::room(room, found))
 }
 
 fn list_recordings(desk: &Desk, query: &str) -> Answer {
@@ -359,20 +360,48 @@ fn recordings_of(desk: &Desk) -> Result<&Recordings, Answer> {
     recordings.ok_or_else(|| Answer::error(404, None, reason))
 }
 
+/// The nodes; alone, none.
+fn cluster(desk: &Desk) -> Answer {
+    let view = desk.operations.cluster();
+    Answer::new(200, JSON, json::cluster(view.as_ref()))
+}
+
 fn stats(desk: &Desk) -> Answer {
-    match desk.ask(|control| control.stats()) {
+    match desk.operations.stats() {
         Ok(stats) => Answer::new(200, JSON, json::stats(&stats, &desk.counters)),
-        Err(error) => Answer::unavailable(error),
+        Err(refusal) => Answer::refusal(&refusal),
     }
 }
 
-fn health(desk: &Desk) -> Answer {
-    let degraded = match desk.ask(|control| control.stats()) {
-        Ok(stats) => stats.degraded,
-        Err(error) => Some(error.to_string()),
+fn drain(desk: &Desk, head: &Head<'_>) -> Answer {
+    if let Err(answer) = same_site(head) {
+        return answer;
+    }
+    match desk.operations.drain() {
+        Ok(load) => Answer::new(202, JSON, json::draining(&load)),
+        Err(refusal) => Answer::refusal(&refusal),
+    }
+}
+
+/// Whether the server is well. What is wrong with the cluster (etcd is away, a room is another node's
+/// too) is told beside it and changes no status: whoever ends servers that are not well must not
+/// end one whose matches go on. They name rooms and addresses, so those who may not ask for these are
+/// told how many there are.
+fn health(desk: &Desk, head: &Head<'_>) -> Answer {
+    let (degraded, draining) = match desk.operations.stats() {
+        Ok(stats) => (stats.degraded, stats.draining),
+        Err(error) => (Some(error.to_string()), false),
     };
     let status = if degraded.is_some() { 503 } else { 200 };
-    Answer::new(status, JSON, json::health(degraded.as_deref()))
+    let mut warnings = desk.operations.warnings();
+    if !warnings.is_empty() && desk.guard.check(head).is_err() {
+        let count = warnings.len();
+        warnings = vec![format!(
+            "{count} to be seen at /api/cluster, with the admin token"
+        )];
+    }
+    let body = json::health(degraded.as_deref(), draining, &warnings);
+    Answer::new(status, JSON, body)
 }
 
 /// Refuses what a browser sends because a page of another site told it to. Programs send
@@ -396,7 +425,7 @@ fn same_site(head: &Head<'_>) -> Result<(), Answer> {
     Err(Answer::error(
         403,
         None,
-        "a page of another site must not create or close rooms; open this server's own page",
+        "a page of another site must not change anything here; open this server's own page",
     ))
 }
 
@@ -483,13 +512,18 @@ impl Answer {
         }
     }
 
-    fn refused(error: &CreateError) -> Answer {
-        match error {
-            CreateError::Exists { .. } => Answer::error(409, Some("room"), &error.to_string()),
-            CreateError::Full { .. } | CreateError::Late | CreateError::Stopping => {
-                Answer::error(503, None, &error.to_string())
-            }
-            CreateError::Invalid { field, reason } => Answer::error(400, Some(field), reason),
+    fn refusal(refusal: &Refusal) -> Answer {
+        let status = match refusal.kind() {
+            Kind::Invalid => 400,
+            Kind::Exists => 409,
+            Kind::KeyUsed => 422,
+            Kind::Internal => 500,
+            Kind::Full | Kind::Unavailable | Kind::Unsure => 503,
+        };
+        let (field, reason) = (refusal.field(), refusal.reason());
+        match refusal.kind() {
+            Kind::Unsure => Answer::new(status, JSON, json::unsure(&reason)),
+            _ => Answer::error(status, field, &reason),
         }
     }
 
@@ -503,19 +537,19 @@ impl Answer {
         Answer::error(status, Some("match"), &error.to_string())
     }
 
-    fn unavailable(error: Unavailable) -> Answer {
-        Answer::error(503, None, &error.to_string())
-    }
-
     fn no_randomness() -> Answer {
         Answer::error(500, None, "the system gives no random numbers")
     }
 
-    fn found(field: &str, missing: &str, view: Result<Option<RoomView>, Unavailable>) -> Answer {
-        match view {
-            Ok(Some(view)) => Answer::new(200, JSON, json::room(&view)),
+    fn room(room: RoomId, found: Result<Option<Located>, Refusal>) -> Answer {
+        Answer::found("room", &format!("there is no room {room}"), found)
+    }
+
+    fn found(field: &str, missing: &str, found: Result<Option<Located>, Refusal>) -> Answer {
+        match found {
+            Ok(Some(room)) => Answer::new(200, JSON, json::room(&room)),
             Ok(None) => Answer::error(404, Some(field), missing),
-            Err(error) => Answer::unavailable(error),
+            Err(refusal) => Answer::refusal(&refusal),
         }
     }
 }
@@ -526,6 +560,8 @@ mod tests {
     use crate::admin::guard::{AdminToken, Guard};
     use crate::admin::order::Bounds;
     use crate::io::control;
+    use crate::operations::Operations;
+    use std::sync::Arc;
 
     const GET: Head<'_> = Head {
         method: Method::Get,
@@ -545,13 +581,12 @@ mod tests {
     fn ask_guarded(guard: Guard, head: Head<'_>) -> Answer {
         let (control, mailbox) = control::channel(|| ());
         drop(mailbox);
+        let bounds = Bounds {
+            max_players_per_room: 4,
+        };
         let desk = Desk::new(
-            control,
-            Bounds {
-                max_players_per_room: 4,
-            },
+            Arc::new(Operations::new(control, bounds, None)),
             guard,
-            None,
             None,
         );
         let body = || Ok(br#"{"room": 1, "members": [1]}"#.to_vec());
@@ -583,7 +618,15 @@ mod tests {
             ("/api/recordings", Method::Post, 405),
             ("/api/recordings/1", Method::Head, 404),
             ("/api/recordings/1", Method::Delete, 405),
+            ("/api/rooms/1?here=1", Method::Get, 503),
+            ("/api/rooms/1?here=x", Method::Get, 400),
+            ("/api/rooms/1?here=2", Method::Delete, 400),
+            ("/api/cluster", Method::Get, 200),
+            ("/api/cluster", Method::Post, 405),
             ("/api/stats", Method::Other, 405),
+            ("/api/drain", Method::Post, 503),
+            ("/api/drain", Method::Get, 405),
+            ("/api/drain/1", Method::Post, 404),
             ("/healthz", Method::Get, 503),
             ("/livez", Method::Get, 204),
             ("/nowhere", Method::Get, 404),
@@ -605,7 +648,7 @@ mod tests {
 
     /// Everything that shows players or changes something, with the status it has without a
     /// loop, and paths that do not exist.
-    const GUARDED: [(Method, &str, u16); 13] = [
+    const GUARDED: [(Method, &str, u16); 16] = [
         (Method::Get, "/create?room=1&member=1", 503),
         (Method::Post, "/create", 405),
         (Method::Get, "/api/rooms", 503),
@@ -616,7 +659,10 @@ mod tests {
         (Method::Get, "/api/matches/1", 503),
         (Method::Get, "/api/recordings", 404),
         (Method::Get, "/api/recordings/1", 404),
+        (Method::Get, "/api/cluster", 200),
         (Method::Get, "/api/stats", 503),
+        (Method::Post, "/api/drain", 503),
+        (Method::Get, "/api/drain", 405),
         (Method::Get, "http://here/api/stats", 503),
         (Method::Get, "//api/stats", 404),
     ];
@@ -723,7 +769,11 @@ mod tests {
             max_players_per_room: 4,
         };
         let guard = Guard::Token(AdminToken::new(TOKEN).unwrap());
-        let desk = Desk::new(control, bounds, guard, None, None);
+        let desk = Desk::new(
+            Arc::new(Operations::new(control, bounds, None)),
+            guard,
+            None,
+        );
         let head = Head {
             method: Method::Post,
             target: "/api/rooms",
@@ -751,7 +801,12 @@ mod tests {
             target: "/api/rooms/1",
             ..GET
         };
-        for head in [create, post, delete] {
+        let drain = Head {
+            method: Method::Post,
+            target: "/api/drain",
+            ..GET
+        };
+        for head in [create, post, delete, drain] {
             let here = Some("http://127.0.0.1:10002");
             for (origin, fetch_site, status) in [
                 (None, None, 503),

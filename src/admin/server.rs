@@ -47,12 +47,10 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tiny_http::{Header, Request, Response, StatusCode};
 
-use super::desk::{Desk, Tickets};
+use super::desk::Desk;
 use super::guard::Guard;
 use super::hangup::Hangup;
-use super::order::Bounds;
 use super::routes::{self, Answer, BodyError, Head, Method};
-use crate::io::control::Handle;
 use crate::io::recordings::Recordings;
 use crate::limits::{
     HTTP_ABANDONED_IDLE, HTTP_ABANDONED_MAX, HTTP_ASIDE_MAX, HTTP_BODY_BYTES_MAX,
@@ -60,6 +58,7 @@ use crate::limits::{
     HTTP_RESTART_REST_MAX, HTTP_RESTART_REST_MIN, HTTP_SEND_PATIENCE, HTTP_STOP, HTTP_WATCH_EVERY,
     HTTP_WATCH_EVERY_BUSY, HTTP_WATCH_FORGIVES, HTTP_WATCH_PATIENCE, HTTP_WORKERS,
 };
+use crate::operations::Operations;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 256;
@@ -76,12 +75,8 @@ const WORKER_LOOKS_EVERY: Duration = Duration::from_secs(5);
 pub struct AdminConfig {
     /// Where it listens (`--web`). Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Members that a room may have (`--max-players-per-room`).
-    pub max_players_per_room: usize,
     /// What protects it.
     pub guard: Guard,
-    /// Makes the tickets of new rooms, if players need some.
-    pub tickets: Option<Tickets>,
     /// The matches that have ended, if the server writes a journal.
     pub recordings: Option<Arc<Recordings>>,
     /// The watchdog's times; tests make them short.
@@ -89,13 +84,11 @@ pub struct AdminConfig {
 }
 
 impl AdminConfig {
-    /// The usual set-up: for this machine alone, without tickets and recordings.
-    pub fn new(listen: SocketAddr, max_players_per_room: usize) -> AdminConfig {
+    /// The usual set-up: for this machine alone, without recordings.
+    pub fn new(listen: SocketAddr) -> AdminConfig {
         AdminConfig {
             listen,
-            max_players_per_room,
             guard: Guard::Loopback,
-            tickets: None,
             recordings: None,
             watch: Watch::default(),
         }
@@ -172,7 +165,7 @@ pub struct Admin {
 ///
 /// # Errors
 /// [`AdminError`], to be shown to the operator as it is.
-pub fn start(config: AdminConfig, control: Handle) -> Result<Admin, AdminError> {
+pub fn start(config: AdminConfig, operations: Arc<Operations>) -> Result<Admin, AdminError> {
     let listen = config.listen;
     let socket = listening_socket(listen, &config.watch)
         .map_err(|error| AdminError::listen(listen, error))?;
@@ -182,12 +175,8 @@ pub fn start(config: AdminConfig, control: Handle) -> Result<Admin, AdminError> 
     let addr = addr
         .as_socket()
         .expect("an internet socket has an internet address");
-    let bounds = Bounds {
-        max_players_per_room: config.max_players_per_room,
-    };
-    let (guard, tickets, recordings) = (config.guard, config.tickets, config.recordings);
     let shared = Arc::new(Shared {
-        desk: Desk::new(control, bounds, guard, tickets, recordings),
+        desk: Desk::new(operations, config.guard, config.recordings),
         watch: config.watch,
         addr,
         hangup: Hangup::new(),
@@ -510,9 +499,11 @@ fn danger(request: &Request) -> Danger {
 fn take(shared: &Arc<Shared>, request: Request) {
     shared.desk.counters.requests.add();
     match danger(&request) {
-        Danger::None => serve(shared, request),
+        Danger::None if !routes::may_wait(&shared.desk, request.url()) => serve(shared, request),
         Danger::Kills => refuse_for_good(shared, request),
-        Danger::Blocks => {
+        // Were all workers to wait for another node, none would be left for what that asks in
+        // turn, and the two would wait for each other.
+        Danger::None | Danger::Blocks => {
             // Too many of them end here in the worker, and then with the watchdog.
             if shared.asides.fetch_add(1, Ordering::AcqRel) >= HTTP_ASIDE_MAX {
                 shared.asides.fetch_sub(1, Ordering::AcqRel);
@@ -786,7 +777,7 @@ fn watch(shared: &Arc<Shared>) {
                 failures += 1;
                 let silent = matches!(trouble, Trouble::Silence(_));
                 // Perhaps only the loop is slow, and that is not for us to mend.
-                if silent && shared.desk.is_asking() && failures < HTTP_WATCH_FORGIVES {
+                if silent && shared.desk.operations.is_asking() && failures < HTTP_WATCH_FORGIVES {
                     shared.bell.wait(shared.watch.every);
                     continue;
                 }

@@ -317,6 +317,10 @@ impl Totals {
         all.probes += one.probes;
         all.sessions_moved += one.sessions_moved;
         all.resets += one.resets;
+        all.questions += one.questions;
+        all.questions_located += one.questions_located;
+        all.questions_late += one.questions_late;
+        all.redirects += one.redirects;
         all.epochs_renewed += one.epochs_renewed;
         for (sum, reason) in self.drops.iter_mut().zip(Drop::ALL) {
             *sum += one.drops(*reason);
@@ -369,6 +373,12 @@ impl fmt::Display for Totals {
             crashes.forks,
             crashes.mixed,
             crashes.lost_bytes
+        )?;
+        writeln!(
+            f,
+            "asked:    {} times where a room is, {} found, {} never answered in time, \
+             {} sent on",
+            server.questions, server.questions_located, server.questions_late, server.redirects
         )?;
         writeln!(f, "faults:   {}", self.faults)?;
         write!(

@@ -114,14 +114,14 @@ fn admin_token(token: &Secret) -> Result<AdminToken, ConfigError> {
 }
 
 /// A secret, and where it was given.
-struct Secret {
-    given: Given,
+pub(super) struct Secret {
+    pub(super) given: Given,
     /// One, or the lines of the file: at least one.
-    lines: Vec<String>,
+    pub(super) lines: Vec<String>,
 }
 
 /// The secret that was given as a value or in a file of at most `most` lines.
-fn secret(
+pub(super) fn secret(
     source: &Source<'_>,
     value: &'static Setting,
     file: &'static Setting,

@@ -1,13 +1,18 @@
 //! What one session may cost in a second: datagrams, their bytes, and packets. Wide enough
 //! for a client that sends everything seven times at the highest rate of frames; what is over
-//! is dropped and counted, so that one peer cannot take the loop from the others.
+//! is dropped and counted, so that one peer cannot take the loop from the others. And what all the
+//! senders of one range of addresses, and all senders together, may cost.
 
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use super::drops::Drop;
+use super::guests::Range;
+use super::hash::KeyedHash;
 use super::time::Time;
 use crate::limits::{
-    SESSION_BYTES_PER_SECOND, SESSION_DATAGRAMS_PER_SECOND, SESSION_PACKETS_PER_SECOND,
+    RANGE_PLACES, SESSION_BYTES_PER_SECOND, SESSION_DATAGRAMS_PER_SECOND,
+    SESSION_PACKETS_PER_SECOND,
 };
 
 const WINDOW: Duration = Duration::from_secs(1);
@@ -66,6 +71,49 @@ impl Budget {
         if now.since(self.since) >= WINDOW {
             *self = Budget::new(now);
         }
+    }
+}
+
+/// So much in a second of each range of addresses, and of all.
+#[derive(Debug)]
+pub(super) struct RangeBudget {
+    hash: KeyedHash,
+    of_range_max: u32,
+    of_all_max: u32,
+    since: Time,
+    all: u32,
+    /// Ranges share a place by chance.
+    ranges: Vec<u32>,
+}
+
+impl RangeBudget {
+    pub(super) fn new(hash: KeyedHash, of_range_max: u32, of_all_max: u32) -> RangeBudget {
+        RangeBudget {
+            hash,
+            of_range_max,
+            of_all_max,
+            since: Time::ZERO,
+            all: 0,
+            ranges: vec![0; RANGE_PLACES],
+        }
+    }
+
+    /// Pays for one thing of a range; false if there is nothing left for it.
+    pub(super) fn pay(&mut self, now: Time, range: Range) -> bool {
+        if now.since(self.since) >= WINDOW {
+            self.since = now;
+            self.all = 0;
+            self.ranges.fill(0);
+        }
+        let places = self.ranges.len() as u64;
+        let place = usize::try_from(self.hash.hash_one(range) % places).expect("a place");
+        let own = &mut self.ranges[place];
+        if *own >= self.of_range_max || self.all >= self.of_all_max {
+            return false;
+        }
+        *own += 1;
+        self.all += 1;
+        true
     }
 }
 

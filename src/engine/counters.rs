@@ -49,6 +49,18 @@ pub struct Counters {
     pub resets: u64,
     /// Probes sent to quiet peers.
     pub probes: u64,
+    /// Questions where a room is that is not here.
+    pub questions: u64,
+    /// Those of them that were answered with an address.
+    pub questions_located: u64,
+    /// Those that were not answered in time.
+    pub questions_late: u64,
+    /// Connects that were told where their room is.
+    pub redirects: u64,
+    /// Connects for which nobody was asked: their range, or all, had asked too often.
+    pub questions_too_often: u64,
+    /// The same because too many questions were open, or too many waited for this one.
+    pub questions_full: u64,
     /// Sessions that exist now.
     pub sessions: u64,
     /// Rooms that exist now, those that are over included.
@@ -82,6 +94,12 @@ impl Default for Counters {
             sessions_moved: 0,
             resets: 0,
             probes: 0,
+            questions: 0,
+            questions_located: 0,
+            questions_late: 0,
+            redirects: 0,
+            questions_too_often: 0,
+            questions_full: 0,
             sessions: 0,
             rooms: 0,
             timers: 0,
@@ -113,6 +131,12 @@ impl Counters {
             (&mut self.recordings_lost, before.recordings_lost),
             (&mut self.epochs_renewed, before.epochs_renewed),
             (&mut self.probes, before.probes),
+            (&mut self.questions, before.questions),
+            (&mut self.questions_located, before.questions_located),
+            (&mut self.questions_late, before.questions_late),
+            (&mut self.redirects, before.redirects),
+            (&mut self.questions_too_often, before.questions_too_often),
+            (&mut self.questions_full, before.questions_full),
         ] {
             *sum += before;
         }

@@ -7,6 +7,7 @@ use super::drops::Disconnect;
 use super::id::{MatchId, PlayerId, RoomId};
 use super::view::OverReason;
 use super::wire::message::ConnectCode;
+use crate::cluster::node::Address;
 use crate::ticket::TicketFault;
 
 /// Something happened. Nothing depends on its being read.
@@ -97,6 +98,8 @@ pub enum Event {
         code: ConnectCode,
         /// What is wrong with its ticket, which the answer does not say.
         ticket: Option<TicketFault>,
+        /// Where it was told that its room is.
+        elsewhere: Option<Address>,
     },
     /// A player took a seat.
     SeatTaken {
@@ -106,6 +109,19 @@ pub enum Event {
         player: PlayerId,
         /// Of which room.
         room: RoomId,
+        /// Of which match.
+        match_id: MatchId,
+    },
+    /// A player told a result that it had not told before.
+    ResultGiven {
+        /// Its room.
+        room: RoomId,
+        /// The match.
+        match_id: MatchId,
+        /// Who.
+        player: PlayerId,
+        /// The winner.
+        winner: u64,
     },
     /// A session that holds a seat goes on at another address.
     SessionMoved {
@@ -144,6 +160,8 @@ pub enum Event {
         player: PlayerId,
         /// Of which room.
         room: RoomId,
+        /// Of which match.
+        match_id: MatchId,
         /// Why.
         reason: Disconnect,
     },

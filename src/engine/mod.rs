@@ -29,6 +29,7 @@ mod beats;
 mod broadcast;
 mod budget;
 mod contain;
+mod elsewhere;
 mod gallery;
 mod guests;
 mod hash;

@@ -28,6 +28,8 @@ pub enum Effect {
     EpochRenewed(Duration),
     /// The match has started.
     Started,
+    /// A player told a result that it had not told before.
+    Result(Seat, u64),
     /// The clock of a match goes that has rested since a restart of the server.
     WoundUp,
     /// The match has ended.

@@ -8,10 +8,9 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
+use super::budget::RangeBudget;
 use super::drops::Drop;
 use super::guests::Range;
 use super::hash::KeyedHash;
@@ -19,11 +18,8 @@ use super::session::SessionKey;
 use super::time::Time;
 use super::wire::signal::{Pass, SessionId, SessionSecret, hmac};
 use crate::limits::{
-    CHALLENGE_LIFE, REPLACED_KEPT_MAX, SIGNAL_RANGES, SIGNALS_PER_RANGE_AND_SECOND,
-    SIGNALS_PER_SECOND,
+    CHALLENGE_LIFE, REPLACED_KEPT_MAX, SIGNALS_PER_RANGE_AND_SECOND, SIGNALS_PER_SECOND,
 };
-
-const WINDOW: Duration = Duration::from_secs(1);
 
 /// What the keyed function draws; each has its own byte in front.
 const DRAWS_SESSION: &[u8] = b"n";
@@ -38,7 +34,8 @@ pub(super) struct Passes {
     by_name: HashMap<SessionId, SessionKey, KeyedHash>,
     /// Sessions whose seat another client has taken, the newest last.
     replaced: VecDeque<SessionId>,
-    budget: SignalBudget,
+    /// What signals of unknown senders may cost.
+    budget: RangeBudget,
 }
 
 impl Passes {
@@ -48,7 +45,7 @@ impl Passes {
             drawn: 0,
             by_name: HashMap::with_hasher(hash),
             replaced: VecDeque::new(),
-            budget: SignalBudget::new(hash),
+            budget: RangeBudget::new(hash, SIGNALS_PER_RANGE_AND_SECOND, SIGNALS_PER_SECOND),
         }
     }
 
@@ -125,45 +122,8 @@ impl Passes {
     /// # Errors
     /// [`Drop::TooManySignals`].
     pub(super) fn pay(&mut self, now: Time, from: SocketAddr) -> Result<(), Drop> {
-        self.budget.pay(now, Range::of(from))
-    }
-}
-
-/// What signals of unknown senders may cost: so many of each range of addresses, and of all.
-#[derive(Debug)]
-struct SignalBudget {
-    hash: KeyedHash,
-    since: Time,
-    all: u32,
-    /// Ranges share a place by chance.
-    ranges: Vec<u32>,
-}
-
-impl SignalBudget {
-    fn new(hash: KeyedHash) -> SignalBudget {
-        SignalBudget {
-            hash,
-            since: Time::ZERO,
-            all: 0,
-            ranges: vec![0; SIGNAL_RANGES],
-        }
-    }
-
-    fn pay(&mut self, now: Time, range: Range) -> Result<(), Drop> {
-        if now.since(self.since) >= WINDOW {
-            self.since = now;
-            self.all = 0;
-            self.ranges.fill(0);
-        }
-        let places = self.ranges.len() as u64;
-        let place = usize::try_from(self.hash.hash_one(range) % places).expect("a place");
-        let own = &mut self.ranges[place];
-        if *own >= SIGNALS_PER_RANGE_AND_SECOND || self.all >= SIGNALS_PER_SECOND {
-            return Err(Drop::TooManySignals);
-        }
-        *own += 1;
-        self.all += 1;
-        Ok(())
+        let paid = self.budget.pay(now, Range::of(from));
+        paid.then_some(()).ok_or(Drop::TooManySignals)
     }
 }
 
@@ -258,6 +218,8 @@ impl Challenge {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn passes() -> Passes {
@@ -395,14 +357,13 @@ mod tests {
         passes
             .pay(at + Duration::from_millis(1), addr("10.0.0.1:5"))
             .unwrap();
+        let mut paid = 1;
         for range in 0..=u8::MAX {
             for host in 0..=u8::MAX {
-                let _ = passes.pay(
-                    Time::from_millis(1500),
-                    SocketAddr::from(([10, range, host, 1], 5)),
-                );
+                let from = SocketAddr::from(([10, range, host, 1], 5));
+                paid += u32::from(passes.pay(Time::from_millis(1500), from).is_ok());
             }
         }
-        assert!(passes.budget.all <= SIGNALS_PER_SECOND);
+        assert_eq!(paid, SIGNALS_PER_SECOND, "those of all in a second");
     }
 }

@@ -818,8 +818,11 @@ impl Room {
             return Err(Drop::OutOfPhase);
         }
         // When the room is over it can be the last of several that came together.
-        self.seats[seat.index()].result = Some(winner);
+        let before = self.seats[seat.index()].result.replace(winner);
         self.changes = self.changes.wrapping_add(1);
+        if before != Some(winner) {
+            out.push(Effect::Result(seat, winner));
+        }
         out.send(seat, &Downlink::Result);
         self.end_if_all_results_are_in(now, out);
         Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::auth::{Auth, Refusal};
 use super::contain::contain;
 use super::drops::{Disconnect, Drop};
+use super::elsewhere::Wish;
 use super::event::Event;
 use super::id::{PlayerId, RoomId, Seat, Spot};
 use super::outbox::{Effect, Outbox};
@@ -17,6 +18,7 @@ use super::view::OverReason;
 use super::wire::frame::Input;
 use super::wire::message::{ConnectCode, Downlink, Uplink, Version, WatchFrom, Welcome};
 use super::wire::packet::{Packet, PacketReader};
+use crate::cluster::node::Address;
 use crate::limits::{
     DROPPABLE_BACKLOG_MAX, FETCHED_SEGMENTS_MAX, FRAME_SEGMENTS_IN_KCP_MAX, UPLINK_BODY_MAX,
 };
@@ -79,7 +81,13 @@ impl Server {
                 version,
             } => {
                 self.sessions[key].version = version;
-                self.connect(now, key, player, room, &token, None);
+                let wish = Wish {
+                    player,
+                    room,
+                    token,
+                    watch: None,
+                };
+                self.connect(now, key, wish);
                 Ok(())
             }
             Uplink::Watch {
@@ -89,7 +97,13 @@ impl Server {
                 from,
             } => {
                 self.sessions[key].version = Version::V2;
-                self.connect(now, key, player, room, &token, Some(from));
+                let wish = Wish {
+                    player,
+                    room,
+                    token,
+                    watch: Some(from),
+                };
+                self.connect(now, key, wish);
                 Ok(())
             }
             Uplink::Heartbeat => self.answer(now, key, &Downlink::Heartbeat),
@@ -131,18 +145,46 @@ impl Server {
         Ok(())
     }
 
-    /// Answers a Connect, perhaps of one who wants to watch. One that is accepted moves the
-    /// session to its place, at once if the address is proved, and else with the proof.
-    fn connect(
+    /// Answers a Connect, perhaps of one who wants to watch, unless it has to wait.
+    pub(super) fn connect(&mut self, now: Time, key: SessionKey, wish: Wish) {
+        let found = self.admit(now, &wish);
+        if self.must_wait(key, found.err()) {
+            if let Ok((room, claim)) = found {
+                // It takes the seat from its rival with the proof, and is told behind that.
+                let match_id = self.rooms[room].room.match_id();
+                self.sessions[key].place = Place::Claims(room, match_id, claim);
+            }
+            self.put_off(now, key, wish);
+        } else {
+            self.answer_connect(now, key, &wish, found, None);
+        }
+    }
+
+    /// Answers a Connect that has waited, by how things stand now: the room may be here, or at this
+    /// address.
+    pub(super) fn connect_again(
         &mut self,
         now: Time,
         key: SessionKey,
-        player: PlayerId,
-        id: RoomId,
-        token: &str,
-        watch: Option<WatchFrom>,
+        wish: &Wish,
+        address: Option<&Address>,
     ) {
-        let found = self.admit(now, player, id, token, watch);
+        let found = self.admit(now, wish);
+        self.answer_connect(now, key, wish, found, address);
+    }
+
+    /// One that is accepted moves the session to its place, at once if the address is proved, and
+    /// else with the proof. One whose room is not here is told the address, if there is one.
+    fn answer_connect(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        wish: &Wish,
+        found: Result<(RoomKey, Claim), Refusal>,
+        address: Option<&Address>,
+    ) {
+        let missing = found.is_err_and(|refusal| refusal.code == ConnectCode::NoRoom);
+        let elsewhere = address.filter(|_| missing);
         let answer = match found {
             Ok((room, claim)) if self.sessions[key].version == Version::V2 => {
                 let room = &self.rooms[room].room;
@@ -156,7 +198,10 @@ impl Server {
                 })
             }
             Ok(_) => Downlink::Connect(ConnectCode::Ok),
-            Err(refusal) => Downlink::Connect(refusal.code),
+            Err(refusal) => match elsewhere {
+                Some(address) => Downlink::Elsewhere(address.clone()),
+                None => Downlink::Connect(refusal.code),
+            },
         };
         self.say(now, key, &answer);
         match found {
@@ -173,12 +218,14 @@ impl Server {
             }
             Err(Refusal { code, ticket }) => {
                 let addr = self.sessions[key].addr;
+                self.counters.redirects += u64::from(elsewhere.is_some());
                 self.tell(Event::Refused {
                     addr,
-                    player,
-                    room: id,
+                    player: wish.player,
+                    room: wish.room,
                     code,
                     ticket,
+                    elsewhere: elsewhere.cloned(),
                 });
             }
         }
@@ -190,14 +237,13 @@ impl Server {
     /// A ticket that names a room and a player lets that player watch there, be it a member or
     /// not. The secret of a room would also give its seats away; who may only watch has the one
     /// that is made from it.
-    fn admit(
-        &self,
-        now: Time,
-        player: PlayerId,
-        id: RoomId,
-        token: &str,
-        watch: Option<WatchFrom>,
-    ) -> Result<(RoomKey, Claim), Refusal> {
+    fn admit(&self, now: Time, wish: &Wish) -> Result<(RoomKey, Claim), Refusal> {
+        let Wish {
+            player,
+            room: id,
+            ref token,
+            watch,
+        } = *wish;
         if let Auth::Ticket(secrets) = &self.config.auth {
             secrets.check(token, id, player, self.unix_us(now))?;
         }
@@ -269,7 +315,7 @@ impl Server {
             let granted = self.rooms.get(room).map(|slot| &slot.room);
             if granted.is_some_and(|room| room.match_id() == match_id && !room.is_over()) {
                 self.take_place(now, key, room, claim);
-            } else {
+            } else if self.sessions[key].waiting.is_none() {
                 // It ended between the answer to Connect and the proof. Its room may have
                 // been created anew, but that is another match, with members and a secret of
                 // its own.
@@ -278,6 +324,7 @@ impl Server {
         }
         self.settle_rivalry(now, key);
         self.sessions[key].leave_the_past(now, FILLER);
+        self.go_on(now, key);
         self.mark_dirty(key);
     }
 
@@ -317,6 +364,7 @@ impl Server {
         }
         let addr = self.sessions[key].addr;
         let id = self.rooms[room].room.id();
+        let match_id = self.rooms[room].room.match_id();
         match claim {
             Claim::Seat(seat) => {
                 let player = self.rooms[room].room.player_at(seat.into());
@@ -324,6 +372,7 @@ impl Server {
                     addr,
                     player,
                     room: id,
+                    match_id,
                 });
                 let version = self.sessions[key].version;
                 self.in_room(now, room, |room, now, out| {
@@ -370,6 +419,7 @@ impl Server {
         let mut out = std::mem::take(&mut self.scratch.outbox);
         let moment = self.now(now);
         let room = &mut self.rooms[key].room;
+        let was_over = room.is_over();
         let result = contain(self.contains_panics, || call(room, moment, &mut out));
         match result {
             Ok(result) => {
@@ -379,7 +429,7 @@ impl Server {
             Err(text) => {
                 out.clear();
                 self.scratch.outbox = out;
-                self.fail_room(now, key, text);
+                self.fail_room(now, key, was_over, text);
                 None
             }
         }
@@ -399,11 +449,11 @@ impl Server {
     /// Ends the match of a room in which something panicked. What the room held cannot be
     /// trusted; an empty one of the same match takes its place and is over, so that its
     /// clients get Close and everything else goes its usual way. If that panics, too, nothing
-    /// here can be trusted, and it goes on to the caller.
-    fn fail_room(&mut self, now: Time, key: RoomKey, text: String) {
+    /// here can be trusted, and it goes on to the caller. `was_over`: the match had ended before the
+    /// call that panicked, and that was told.
+    fn fail_room(&mut self, now: Time, key: RoomKey, was_over: bool, text: String) {
         let emptied = self.rooms[key].room.emptied(self.now(now));
         let slot = &mut self.rooms[key];
-        let was_over = slot.room.is_over();
         slot.room = emptied;
         let watchers = std::mem::take(&mut slot.watchers);
         let held: Vec<Seat> = (0..slot.sessions.len())
@@ -424,7 +474,7 @@ impl Server {
         }
         room.end(moment, OverReason::Failed, &mut out);
         if was_over {
-            // That was told and counted when it ended.
+            // That was counted, too.
             out.retain(|effect| !matches!(effect, Effect::Over(_)));
         }
         self.finish_call(now, key, out);
@@ -492,6 +542,15 @@ impl Server {
                     room: id,
                     match_id,
                     wait,
+                });
+            }
+            Effect::Result(seat, winner) => {
+                let player = room.player_at((*seat).into());
+                self.tell(Event::ResultGiven {
+                    room: id,
+                    match_id,
+                    player,
+                    winner: *winner,
                 });
             }
             Effect::Over(reason) => {
@@ -574,6 +633,7 @@ impl Server {
         if !session.takes_frames(now) {
             return;
         }
+        let was_over = room.is_over();
         let pumped = contain(self.contains_panics, || {
             while session.link().backlog() < FRAME_SEGMENTS_IN_KCP_MAX
                 && room.next_packet(spot, |packet| session.send(now, packet))
@@ -583,7 +643,7 @@ impl Server {
         match pumped {
             Ok(true) => self.say(now, key, &Downlink::Close),
             Ok(false) => {}
-            Err(text) => return self.fail_room(now, room_key, text),
+            Err(text) => return self.fail_room(now, room_key, was_over, text),
         }
         self.pump_fetched(now, key, room_key, spot);
     }
@@ -595,6 +655,7 @@ impl Server {
         if !room.may_send_fetched(spot) || !session.takes_fetched() {
             return;
         }
+        let was_over = room.is_over();
         let pumped = contain(self.contains_panics, || {
             let most = session.link().backlog() + FETCHED_SEGMENTS_MAX;
             while session.link().backlog() < most
@@ -603,7 +664,7 @@ impl Server {
             session.has_fetched();
         });
         if let Err(text) = pumped {
-            self.fail_room(now, room_key, text);
+            self.fail_room(now, room_key, was_over, text);
         }
     }
 
@@ -834,6 +895,35 @@ mod tests {
         let counters = rig.server.counters();
         assert_eq!((counters.rooms, counters.matches_over), (1, 1));
         rig.server.assert_invariants();
+    }
+
+    #[test]
+    fn a_panic_in_the_call_that_ends_a_match_is_counted_and_told_over_once() {
+        let mut rig = Rig::playing();
+        let (key, now) = (rig.key(1), rig.now);
+        rig.server.in_room(now, key, |room, now, out| -> () {
+            room.end(now, OverReason::Closed, out);
+            panic!("half-way")
+        });
+        rig.server.assert_invariants();
+        rig.run(4000);
+        let counters = rig.server.counters();
+        assert_eq!((counters.rooms, counters.matches_over), (1, 1));
+        let events = std::iter::from_fn(|| rig.server.poll_event());
+        let over: Vec<Event> = events
+            .filter(|event| matches!(event, Event::MatchOver { .. }))
+            .collect();
+        assert!(
+            matches!(
+                over[..],
+                [Event::MatchOver {
+                    room: RoomId(1),
+                    reason: OverReason::Failed,
+                    ..
+                }]
+            ),
+            "{over:?}"
+        );
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //!
 //! The same calls in the same order give the same datagrams, byte for byte. How a message
 //! gets from a session to its room and back is in `router`, which session a datagram
-//! belongs to in `admission`, and how one moves to another address in `moving`.
+//! belongs to in `admission`, how one moves to another address in `moving`, and where rooms are
+//! that are not here in `elsewhere`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use super::beats::{Beat, Beats, on_beat};
 use super::config::{Config, Secrets};
 use super::counters::Counters;
 use super::drops::{Disconnect, Drop};
+use super::elsewhere::{Elsewhere, QuestionId};
 use super::event::Event;
 use super::guests::Guests;
 use super::hash::KeyedHash;
@@ -59,6 +61,8 @@ const FORESEEN: usize = 32;
 enum Timer {
     Session(SessionKey, u64),
     Room(RoomKey, u64),
+    /// A question that nobody has answered.
+    Question(RoomId, QuestionId),
 }
 
 /// A room and who holds its seats.
@@ -146,6 +150,8 @@ pub struct Server {
     pub(super) passes: Passes,
     pub(super) rooms: Slab<RoomSlot>,
     pub(super) by_room: HashMap<RoomId, RoomKey, KeyedHash>,
+    /// Whose rooms are elsewhere, if anybody can say where.
+    pub(super) elsewhere: Option<Elsewhere>,
     /// Where the rooms tick that play.
     pub(super) beats: Beats,
     /// How many of the rooms are over.
@@ -197,6 +203,7 @@ impl Server {
             passes: Passes::new(secrets.pass_key, hash),
             rooms: Slab::new(),
             by_room: HashMap::with_hasher(hash),
+            elsewhere: None,
             beats: Beats::default(),
             rooms_over: 0,
             finished: VecDeque::new(),
@@ -260,6 +267,31 @@ impl Server {
         }
     }
 
+    /// The rooms whose match is not over.
+    pub fn room_ids(&self) -> Vec<(RoomId, MatchId)> {
+        let rooms = self.rooms.iter().map(|(_, slot)| &slot.room);
+        let open = rooms.filter(|room| !room.is_over());
+        open.map(|room| (room.id(), room.match_id())).collect()
+    }
+
+    /// How many rooms there are whose match is not over.
+    pub fn open_rooms(&self) -> usize {
+        self.rooms.len() - self.rooms_over
+    }
+
+    /// How many seats are held. Looks at every session.
+    pub fn players(&self) -> usize {
+        let places = self.sessions.iter().map(|(_, session)| session.place);
+        places
+            .filter(|place| matches!(place, Place::Holds(_, Spot::Seat(_))))
+            .count()
+    }
+
+    /// The rules and limits that it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What has been counted.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
@@ -272,6 +304,11 @@ impl Server {
     /// How many sessions there are.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// How many rooms there are, those among them that are over and stay a little longer.
+    pub fn room_count(&self) -> usize {
+        self.rooms.len()
     }
 
     /// Whether something that a peer should still get is outstanding.
@@ -405,17 +442,17 @@ impl Server {
         }
         let written = self.written_of_restored(&back, next, segment);
         let key = self.insert_room(RoomSlot::new(back, written));
-        if restored.head >= self.rooms[key].room.rules().max_frames {
-            // Only the word of its end was torn off.
-            let reason = OverReason::MaxFrames;
-            self.in_room(now, key, |room, now, out| room.end(now, reason, out));
-        }
         self.counters.rooms_restored += 1;
         self.tell(Event::MatchRestored {
             room,
             match_id,
             frames: restored.head,
         });
+        if restored.head >= self.rooms[key].room.rules().max_frames {
+            // Only the word of its end was torn off.
+            let reason = OverReason::MaxFrames;
+            self.in_room(now, key, |room, now, out| room.end(now, reason, out));
+        }
         self.check_invariants();
         Ok(())
     }
@@ -597,6 +634,7 @@ impl Server {
                 Some((_, Timer::Session(key, generation))) => {
                     self.session_timer(now, key, generation);
                 }
+                Some((_, Timer::Question(room, id))) => self.question_timer(now, room, id),
                 None => break,
             }
         }
@@ -677,6 +715,10 @@ impl Server {
             self.wheel
                 .insert(deadline, Timer::Room(key, self.generation));
         }
+    }
+
+    pub(super) fn arm_question(&mut self, deadline: Time, room: RoomId, id: QuestionId) {
+        self.wheel.insert(deadline, Timer::Question(room, id));
     }
 
     fn arm_session(&mut self, now: Time, key: SessionKey) {
@@ -813,6 +855,9 @@ impl Server {
         if let Some(standing) = &session.standing {
             self.passes.release(standing.pass.session);
         }
+        if let Some(wish) = &session.waiting {
+            self.stop_waiting(key, wish.room);
+        }
         self.counters.disconnect(reason);
         match session.rival {
             Rival::None => {
@@ -836,11 +881,13 @@ impl Server {
         if let Place::Holds(key, spot) = session.place {
             let addr = session.addr;
             let room = self.rooms[key].room.id();
+            let match_id = self.rooms[key].room.match_id();
             self.tell(match spot {
                 Spot::Seat(seat) => Event::SeatLeft {
                     addr,
                     player: self.rooms[key].room.player_at(seat.into()),
                     room,
+                    match_id,
                     reason,
                 },
                 Spot::Watcher(_) => Event::WatcherLeft { addr, room, reason },
@@ -851,7 +898,7 @@ impl Server {
 
     /// Holds the server against what must always be true of it, in debug builds, while it
     /// is small enough for that to cost little.
-    fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         const SMALL: usize = 64;
         if cfg!(debug_assertions) && self.sessions.len() + self.rooms.len() <= SMALL {
             self.assert_invariants();
@@ -914,6 +961,7 @@ impl Server {
         let standings = standings
             .inspect(|(key, own)| assert_eq!(self.passes.find(own.pass.session), Some(*key)));
         assert_eq!(standings.count(), self.passes.len());
+        self.assert_waiting();
         let over = self.rooms.iter().filter(|(_, slot)| slot.room.is_over());
         assert_eq!(over.count(), self.rooms_over);
         let playing = self.rooms.iter().filter(|(_, slot)| slot.beat.is_some());

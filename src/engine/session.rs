@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::beats::on_beat;
 use super::budget::Budget;
 use super::drops::{Disconnect, Drop};
+use super::elsewhere::Wish;
 use super::guests::GuestId;
 use super::id::{Conv, MatchId, PlayerId, Seat, Spot};
 use super::link::{Link, Valve};
@@ -111,6 +112,10 @@ pub(super) struct Session {
     pub(super) version: Version,
     /// How its client of v2 is known elsewhere.
     pub(super) standing: Option<Box<Standing>>,
+    /// A Connect that waits: for the proof, and for the word where its room is.
+    pub(super) waiting: Option<Box<Wish>>,
+    /// Its client may have a first answer that was not this session's.
+    pub(super) conceded: bool,
     /// Its number among the guests: it holds no seat, and is no candidate.
     pub(super) guest: Option<GuestId>,
     /// What it may still cost.
@@ -185,6 +190,8 @@ impl Session {
             rival: Rival::None,
             version: Version::V1,
             standing: None,
+            waiting: None,
+            conceded: false,
             guest: None,
             budget: Budget::new(now),
             reader: PacketReader::default(),
@@ -230,9 +237,10 @@ impl Session {
         self.link.peer_una() <= 1 && now.since(self.heard_at) < PAST_LIFE
     }
 
-    /// Whether its stream may be read: what follows a Connect waits for the proof.
+    /// Whether its stream may be read: what follows a Connect waits for the proof, and for its
+    /// answer.
     pub(super) fn may_be_read(&self) -> bool {
-        !matches!(self.place, Place::Claims(..))
+        !matches!(self.place, Place::Claims(..)) && self.waiting.is_none()
     }
 
     fn valve(&self, now: Time) -> Valve {
@@ -249,6 +257,9 @@ impl Session {
             // It must go on repeating itself until the proof: each repetition fetches
             // another copy of the answer, to be echoed.
             _ if !self.link.is_proved() || self.in_doubt => Valve::NoAcknowledgements,
+            // So must one that waits for its answer: if its session makes way for others meanwhile,
+            // it comes again by itself.
+            _ if self.waiting.is_some() => Valve::NoAcknowledgements,
             _ => Valve::Open,
         }
     }
@@ -431,6 +442,7 @@ impl Session {
 
     /// Its client may have so many segments from an earlier candidate that lost.
     pub(super) fn concede(&mut self, segments: u32) {
+        self.conceded |= segments > 0;
         self.link.concede(segments);
     }
 

@@ -53,6 +53,9 @@ pub enum CreateError {
     /// The loop is late: the matches that run come first.
     #[error("the server is overloaded and takes no new rooms now; try again in a second")]
     Late,
+    /// It drains: it ends with the last of the matches that run.
+    #[error("the server drains and takes no new rooms; create it on another")]
+    Draining,
     /// The server stops.
     #[error("the server stops and takes no new rooms")]
     Stopping,
@@ -113,6 +116,17 @@ pub enum OverReason {
 }
 
 impl OverReason {
+    /// All of them.
+    pub const ALL: [OverReason; 7] = [
+        OverReason::Results,
+        OverReason::MaxFrames,
+        OverReason::RoomTimeout,
+        OverReason::Abandoned,
+        OverReason::Closed,
+        OverReason::Stopping,
+        OverReason::Failed,
+    ];
+
     /// Lower case, with underscores.
     pub fn name(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@
 //! patience; the loop takes them from the [`Mailbox`] and carries them out between two
 //! datagrams. Neither end ever blocks the loop.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::Duration;
@@ -13,11 +14,11 @@ use thiserror::Error;
 
 use crate::engine::id::{MatchId, RoomId};
 use crate::engine::view::{CreateError, RoomSpec, RoomView, RoomsPage};
-use crate::io::metrics::Stats;
+use crate::io::metrics::{Load, Stats};
 use crate::limits::COMMANDS_WAITING_MAX;
 
 /// Time for which a side thread waits for the loop's answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One command, with where its answer goes.
 #[derive(Debug)]
@@ -41,6 +42,15 @@ pub enum Control {
     },
     /// Show the counters.
     Stats(Answer<Box<Stats>>),
+    /// Show how much there is to do.
+    Load(Answer<Load>),
+    /// Take no new rooms from now on, and end with the last one. Shows how much there is to do.
+    Drain(Answer<Load>),
+    /// Show which rooms there are whose match is not over.
+    RoomIds(Answer<Vec<(RoomId, MatchId)>>),
+    /// Tell those who wait for it where the players of a room connect, as `HOST:PORT`; `None` if it
+    /// is nowhere. Nothing is answered.
+    Located(RoomId, Option<String>),
 }
 
 /// An answer that waits until what it tells of is in the journal.
@@ -66,14 +76,23 @@ impl Reply {
 }
 
 /// Where one answer goes. An asker that has gone is no error.
-#[derive(Debug)]
-pub struct Answer<T>(SyncSender<T>);
+pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
 
 impl<T> Answer<T> {
+    /// Hands the answer to `give`, which must not block: the loop calls it.
+    pub fn to(give: impl FnOnce(T) + Send + 'static) -> Answer<T> {
+        Answer(Box::new(give))
+    }
+
     /// Gives the answer.
     pub fn give(self, answer: T) {
-        // The asker may have lost its patience.
-        let _ = self.0.try_send(answer);
+        (self.0)(answer);
+    }
+}
+
+impl<T> fmt::Debug for Answer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answer(..)")
     }
 }
 
@@ -176,15 +195,57 @@ impl Handle {
         self.ask(Control::Stats)
     }
 
-    fn ask<T>(&self, control: impl FnOnce(Answer<T>) -> Control) -> Result<T, Unavailable> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.sender
-            .try_send(control(Answer(sender)))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => Unavailable::Full,
-                TrySendError::Disconnected(_) => Unavailable::Stopped,
-            })?;
+    /// Shows how much there is to do.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn load(&self) -> Result<Load, Unavailable> {
+        self.ask(Control::Load)
+    }
+
+    /// Lets the server take no new rooms from now on, and end with the last one. Shows how much
+    /// there is to do.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop gave no answer.
+    pub fn drain(&self) -> Result<Load, Unavailable> {
+        self.ask(Control::Drain)
+    }
+
+    /// Answers a question of [`EventLoop::ask_elsewhere`]: where the players of a room connect, as
+    /// `HOST:PORT`; `None` if nobody has it. What is no address is taken as none. One that comes too
+    /// late does nothing. Waits for nothing.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop does not take it: who asked is told that there is no such room.
+    ///
+    /// [`EventLoop::ask_elsewhere`]: crate::io::event_loop::EventLoop::ask_elsewhere
+    pub fn located(&self, room: RoomId, address: Option<String>) -> Result<(), Unavailable> {
+        self.post(Control::Located(room, address))
+    }
+
+    /// Posts a command and waits for nothing: for who must not block. Its answer comes where it
+    /// says, or never, if the loop ends.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the loop does not take it.
+    pub fn post(&self, control: Control) -> Result<(), Unavailable> {
+        self.sender.try_send(control).map_err(|error| match error {
+            TrySendError::Full(_) => Unavailable::Full,
+            TrySendError::Disconnected(_) => Unavailable::Stopped,
+        })?;
         (self.wake)();
+        Ok(())
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        control: impl FnOnce(Answer<T>) -> Control,
+    ) -> Result<T, Unavailable> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        // The asker may have lost its patience.
+        let answer = Answer::to(move |answer| drop(sender.try_send(answer)));
+        self.post(control(answer))?;
         receiver
             .recv_timeout(PATIENCE)
             .map_err(|error| match error {

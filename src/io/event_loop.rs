@@ -4,23 +4,27 @@
 //! due and a bounded number of commands, and sends what has come of it, once that is in the journal if
 //! there is one. Whatever is left waits for the next turn, which then follows without a pause.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Poll, Token, Waker};
 
+use crate::cluster::node::Address;
 use crate::engine::config::{Config, Secrets};
 use crate::engine::event::Event;
+use crate::engine::id::RoomId;
 use crate::engine::server::Server;
 use crate::engine::time::Time;
 use crate::engine::view::CreateError;
 use crate::io::control::{self, Control, Handle, Mailbox, Reply};
+use crate::io::feed::{Feed, Feeds};
 use crate::io::journal::{self, Journal};
-use crate::io::metrics::{Health, JournalStats, ShellCounters, Stats};
+use crate::io::metrics::{Busy, Health, JournalStats, Load, ShellCounters, Stats};
 use crate::io::recorder::{Outgoing, Recorder};
 use crate::io::recordings::Recordings;
-use crate::io::signals::Signals;
+use crate::io::signals::{Asked, Signals};
 use crate::io::system;
 use crate::io::udp::Udp;
 use crate::journal::restore::Restored;
@@ -46,11 +50,20 @@ pub struct EventLoop {
     udp_ready: bool,
     /// Commands may wait.
     mail_ready: bool,
+    /// For how long a server that a signal asks to stop drains first.
+    drain_for: Duration,
+    /// No new rooms are taken, and the loop ends with the last one.
+    draining: bool,
+    /// When to stop although there are rooms.
+    drain_until: Option<Time>,
     /// When to give up on the last messages, once the server stops.
     stop_at: Option<Time>,
     /// When the last turn was.
     turned_at: Time,
     health: Health,
+    busy: Busy,
+    /// Those who follow what happens to rooms.
+    feeds: Feeds,
     /// The most sessions there were since memory was given back.
     sessions_peak: usize,
     counters: ShellCounters,
@@ -58,13 +71,26 @@ pub struct EventLoop {
     outgoing: Outgoing,
     /// The journal, if there is one.
     recorder: Option<Recorder>,
+    /// Who is asked where rooms are that are not here.
+    asker: Option<Asker>,
     waker: Arc<Waker>,
+}
+
+/// Takes a question where a room is.
+struct Asker(Box<dyn FnMut(RoomId) + Send>);
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asker(..)")
+    }
 }
 
 /// The engine's time and the wall's.
 #[derive(Debug)]
 struct Clock {
     origin: Instant,
+    /// What the wall showed at the origin, as it is set now, in Unix microseconds.
+    wall_us: i64,
     /// When the engine is next told what the wall shows.
     wall_due: Time,
 }
@@ -72,6 +98,12 @@ struct Clock {
 impl Clock {
     fn now(&self) -> Time {
         Time::since_origin(self.origin.elapsed())
+    }
+
+    /// What the wall shows, in Unix milliseconds.
+    fn unix_ms(&self, now: Time) -> i64 {
+        let us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+        self.wall_us.saturating_add(us).div_euclid(1000)
     }
 }
 
@@ -111,7 +143,8 @@ impl EventLoop {
         signals.register(poll.registry(), SIGNALS)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (handle, mailbox) = control::channel(waking(&waker));
-        let mut server = Server::new(config, secrets, wall_us());
+        let wall_us = wall_us();
+        let mut server = Server::new(config, secrets, wall_us);
         server.contain_panics();
         let event_loop = EventLoop {
             poll,
@@ -121,20 +154,40 @@ impl EventLoop {
             server,
             clock: Clock {
                 origin: Instant::now(),
+                wall_us,
                 wall_due: Time::ZERO,
             },
             udp_ready: true,
             mail_ready: true,
+            drain_for: Duration::ZERO,
+            draining: false,
+            drain_until: None,
             stop_at: None,
             turned_at: Time::ZERO,
             health: Health::default(),
+            busy: Busy::default(),
+            feeds: Feeds::default(),
             sessions_peak: 0,
             counters: ShellCounters::default(),
             outgoing: Outgoing::default(),
             recorder: None,
+            asker: None,
             waker,
         };
         Ok((event_loop, handle))
+    }
+
+    /// Lets a server that a signal asks to stop drain for so long first; not at all if that is zero.
+    pub fn drain_for(&mut self, patience: Duration) {
+        self.drain_for = patience;
+    }
+
+    /// Tells `feed` what happens to rooms, at the end of the turn in which it does, on the thread of the
+    /// loop. To be called before [`EventLoop::run`], whose first turn tells of the rooms that the journal
+    /// has brought back. Of one turn no more than the newest [`EVENTS_WAITING_MAX`](crate::limits::EVENTS_WAITING_MAX) events of the engine
+    /// are told: where a start brings back more rooms, [`Control::RoomIds`] shows all of them.
+    pub fn add_feed(&mut self, feed: Feed) {
+        self.feeds.add(feed);
     }
 
     /// Opens the journal, and brings back the rooms whose matches it holds. To be called before
@@ -210,8 +263,17 @@ impl EventLoop {
         }
     }
 
+    /// Has `ask` asked where a room is that is not here and to which a client of version 2 connects. It
+    /// must not block: the loop calls it, some hundred times a second at the most. The answer comes by
+    /// [`Handle::located`]; for one that has not come after a second nobody waits any more. To be
+    /// called before [`EventLoop::run`].
+    pub fn ask_elsewhere(&mut self, ask: Box<dyn FnMut(RoomId) + Send>) {
+        self.server.ask_elsewhere();
+        self.asker = Some(Asker(ask));
+    }
+
     /// Runs until the process is asked to stop and everybody has been told, or for
-    /// [`SHUTDOWN_FLUSH`] after that.
+    /// [`SHUTDOWN_FLUSH`] after that; and if it drains, until the last room is gone.
     ///
     /// # Errors
     /// If polling fails: nothing can go on then.
@@ -221,7 +283,7 @@ impl EventLoop {
             self.wait(&mut events)?;
             let now = self.clock.now();
             self.turn(now);
-            if self.signals.take_stop() && self.stop_at.is_none() {
+            if self.is_to_stop(now) {
                 if self.recorder.is_some() {
                     self.leave_to_the_journal(now);
                     return Ok(());
@@ -235,29 +297,56 @@ impl EventLoop {
                 log::info!("stopped");
                 return Ok(());
             }
+            self.busy.note(now, self.clock.now());
+        }
+    }
+
+    /// Whether the server is to begin to stop now. The room of a match that is over stays until all of
+    /// it is told, or until nobody can be told any more, and a server that drains stays for as long.
+    fn is_to_stop(&mut self, now: Time) -> bool {
+        let asked = self.signals.asked(!self.drain_for.is_zero());
+        if self.stop_at.is_some() {
+            return false;
+        }
+        if asked == Asked::Drain && self.drain_until.is_none() {
+            self.drain_until = Some(now + self.drain_for);
+            self.drain();
+        }
+        let is_drained = self.draining && self.server.room_count() == 0;
+        if is_drained {
+            log::info!("drained: there are no rooms any more");
+        }
+        let is_late = self.drain_until.is_some_and(|at| at <= now);
+        if is_late && !is_drained {
+            let seconds = self.drain_for.as_secs();
+            log::warn!("not drained within {seconds} s (--drain)");
+        }
+        asked == Asked::Stop || is_drained || is_late
+    }
+
+    /// Takes no new rooms from now on; the loop ends with the last one.
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            let rooms = self.server.open_rooms();
+            log::info!("draining: no new rooms, and {rooms} matches go on to their end");
         }
     }
 
     fn stop(&mut self, now: Time) {
-        log::info!(
-            "asked to stop: closing {} rooms",
-            self.server.counters().rooms
-        );
+        log::info!("stopping: closing {} rooms", self.server.room_count());
         self.stop_at = Some(now + SHUTDOWN_FLUSH);
+        self.drain_until = None;
         self.server.stop(now);
         self.send(now);
-        self.tell();
+        self.tell(now);
     }
 
     /// Stops without a word to anybody: the matches go on after the next start.
     fn leave_to_the_journal(&mut self, now: Time) {
         self.send(now);
-        self.tell();
-        let counters = self.server.counters();
-        log::info!(
-            "asked to stop: {} rooms stay in the journal",
-            counters.rooms
-        );
+        self.tell(now);
+        let rooms = self.server.room_count();
+        log::info!("stopping: {rooms} rooms stay in the journal");
         if let Some(mut recorder) = self.recorder.take() {
             recorder.write_rest(now, &mut self.server);
             let (held, is_whole) = recorder.finish();
@@ -279,6 +368,7 @@ impl EventLoop {
             .poll_timeout()
             .into_iter()
             .chain(self.stop_at)
+            .chain(self.drain_until)
             .min();
         let left_over = self.udp_ready || self.mail_ready || self.is_recorder_busy();
         let timeout = if left_over {
@@ -334,7 +424,10 @@ impl EventLoop {
         }
         if self.clock.wall_due <= now {
             self.clock.wall_due = now + WALL_EVERY;
-            self.server.set_wall(now, wall_us());
+            let wall_us = wall_us();
+            self.server.set_wall(now, wall_us);
+            let since_origin = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+            self.clock.wall_us = wall_us.saturating_sub(since_origin);
         }
         if self.udp_ready {
             self.receive(now);
@@ -350,8 +443,19 @@ impl EventLoop {
             self.obey(now);
         }
         self.send(now);
-        self.tell();
+        self.tell(now);
+        self.ask();
         self.give_back_memory();
+    }
+
+    /// Hands on the engine's questions.
+    fn ask(&mut self) {
+        let Some(Asker(ask)) = &mut self.asker else {
+            return;
+        };
+        while let Some(room) = self.server.poll_question() {
+            ask(room);
+        }
     }
 
     /// Gives memory back to the system once most sessions of a crowd, or a flood, are gone.
@@ -396,6 +500,9 @@ impl EventLoop {
             };
             self.counters.commands += 1;
             match control {
+                Control::Create(_, answer) if self.draining => {
+                    answer.give(Err(CreateError::Draining));
+                }
                 Control::Create(_, answer) if self.health.refuses_rooms(now) => {
                     answer.give(Err(CreateError::Late));
                 }
@@ -417,7 +524,36 @@ impl EventLoop {
                     answer.give(self.server.rooms(from, limit));
                 }
                 Control::Stats(answer) => answer.give(Box::new(self.stats(now))),
+                Control::Load(answer) => answer.give(self.load_at(now)),
+                Control::Drain(answer) => {
+                    self.drain();
+                    answer.give(self.load_at(now));
+                }
+                Control::RoomIds(answer) => answer.give(self.server.room_ids()),
+                Control::Located(room, address) => {
+                    let address = address.as_deref().and_then(Address::new);
+                    self.server.handle_located(now, room, address.as_ref());
+                }
             }
+        }
+    }
+
+    /// How much there is to do.
+    pub fn load(&self) -> Load {
+        self.load_at(self.clock.now())
+    }
+
+    fn load_at(&self, now: Time) -> Load {
+        let counters = self.server.counters();
+        let config = self.server.config();
+        Load {
+            rooms: self.server.open_rooms(),
+            rooms_max: config.max_rooms,
+            players: self.server.players(),
+            sessions_max: config.max_sessions,
+            permille: self.busy.permille(now),
+            serial: counters.rooms_created,
+            draining: self.draining,
         }
     }
 
@@ -428,6 +564,8 @@ impl EventLoop {
         Stats {
             uptime: now.since(Time::ZERO),
             degraded: stopping.or(trouble).or_else(|| self.health.degraded(now)),
+            draining: self.draining,
+            load: self.busy.permille(now),
             engine: self.server.counters(),
             shell: self.counters.clone(),
             journal,
@@ -435,6 +573,9 @@ impl EventLoop {
     }
 
     fn send(&mut self, now: Time) {
+        // Whoever learns from an answer that a room is over, and creates it anew, finds that those who
+        // follow what happens know it, too.
+        self.tell(now);
         self.server.poll_transmit(now, &mut self.outgoing.datagrams);
         if let Some(recorder) = &mut self.recorder {
             recorder.record(now, &mut self.server);
@@ -452,87 +593,105 @@ impl EventLoop {
         }
     }
 
-    /// Turns the engine's events into log lines: a line for a match, none for a packet.
-    fn tell(&mut self) {
+    /// Tells what the engine has told.
+    fn tell(&mut self, now: Time) {
+        let unix_ms = self.clock.unix_ms(now);
         while let Some(event) = self.server.poll_event() {
-            match event {
-                Event::RoomCreated {
-                    room,
-                    match_id,
-                    players,
-                } => {
-                    log::info!("room {room}: created for {players} players, match {match_id}");
-                }
-                Event::MatchStarted { room, match_id, .. } => {
-                    log::info!("room {room}: match {match_id} started");
-                }
-                Event::MatchRestored {
-                    room,
-                    match_id,
-                    frames,
-                } => log::info!("room {room}: match {match_id} restored with {frames} frames"),
-                Event::MatchResumed { room, match_id, .. } => {
-                    log::info!("room {room}: match {match_id} goes on");
-                }
-                Event::MatchOver {
-                    room,
-                    match_id,
-                    reason,
-                    frames,
-                } => log::info!(
-                    "room {room}: match {match_id} over after {frames} frames: {}",
-                    reason.name()
-                ),
-                Event::EpochRenewed { room, lateness, .. } => log::warn!(
-                    "room {room}: {} ms late, its clock begins anew",
-                    lateness.as_millis()
-                ),
-                Event::RoomFailed {
-                    room,
-                    match_id,
-                    text,
-                } => log::error!(
-                    "room {room}: match {match_id} closed after a bug in this server: {text}; \
-                     please report it"
-                ),
-                Event::SessionFailed { addr, text } => log::error!(
-                    "{addr}: session ended after a bug in this server: {text}; please report it"
-                ),
-                Event::Refused {
-                    addr,
-                    player,
-                    room,
-                    code,
-                    ticket,
-                } => {
-                    let why = ticket.map_or(String::new(), |fault| format!(" ({fault})"));
-                    log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}");
-                }
-                Event::WatcherCame { addr, player, room } => {
-                    log::debug!("{addr}: player {player} watches room {room}");
-                }
-                Event::WatcherLeft { addr, room, reason } => {
-                    log::debug!("{addr}: watches room {room} no more: {}", reason.name());
-                }
-                Event::SeatTaken { addr, player, room } => {
-                    log::debug!("{addr}: player {player} takes a seat in room {room}");
-                }
-                Event::SessionMoved {
-                    from,
-                    to,
-                    player,
-                    room,
-                } => log::debug!("{from}: player {player} of room {room} goes on at {to}"),
-                Event::SeatLeft {
-                    addr,
-                    player,
-                    room,
-                    reason,
-                } => log::debug!(
-                    "{addr}: player {player} leaves the seat in room {room}: {}",
-                    reason.name()
-                ),
-            }
+            self.feeds.give(&event, unix_ms);
+            log_event(event);
         }
+    }
+}
+
+/// Turns an event of the engine into a log line: one for a match, none for a packet.
+fn log_event(event: Event) {
+    match event {
+        Event::RoomCreated {
+            room,
+            match_id,
+            players,
+        } => {
+            log::info!("room {room}: created for {players} players, match {match_id}");
+        }
+        Event::MatchStarted { room, match_id, .. } => {
+            log::info!("room {room}: match {match_id} started");
+        }
+        Event::MatchRestored {
+            room,
+            match_id,
+            frames,
+        } => log::info!("room {room}: match {match_id} restored with {frames} frames"),
+        Event::MatchResumed { room, match_id, .. } => {
+            log::info!("room {room}: match {match_id} goes on");
+        }
+        Event::MatchOver {
+            room,
+            match_id,
+            reason,
+            frames,
+        } => log::info!(
+            "room {room}: match {match_id} over after {frames} frames: {}",
+            reason.name()
+        ),
+        Event::EpochRenewed { room, lateness, .. } => log::warn!(
+            "room {room}: {} ms late, its clock begins anew",
+            lateness.as_millis()
+        ),
+        Event::RoomFailed {
+            room,
+            match_id,
+            text,
+        } => log::error!(
+            "room {room}: match {match_id} closed after a bug in this server: {text}; \
+                     please report it"
+        ),
+        Event::SessionFailed { addr, text } => log::error!(
+            "{addr}: session ended after a bug in this server: {text}; please report it"
+        ),
+        Event::Refused {
+            addr,
+            player,
+            room,
+            code,
+            ticket,
+            elsewhere,
+        } => {
+            let why = ticket.map_or(String::new(), |fault| format!(" ({fault})"));
+            let at = elsewhere.map_or(String::new(), |at| format!(", sent on to {at}"));
+            log::debug!("{addr}: player {player} refused in room {room}: {code:?}{why}{at}");
+        }
+        Event::WatcherCame { addr, player, room } => {
+            log::debug!("{addr}: player {player} watches room {room}");
+        }
+        Event::WatcherLeft { addr, room, reason } => {
+            log::debug!("{addr}: watches room {room} no more: {}", reason.name());
+        }
+        Event::ResultGiven {
+            room,
+            player,
+            winner,
+            ..
+        } => log::debug!("room {room}: player {player} says that {winner} has won"),
+        Event::SeatTaken {
+            addr, player, room, ..
+        } => {
+            log::debug!("{addr}: player {player} takes a seat in room {room}");
+        }
+        Event::SessionMoved {
+            from,
+            to,
+            player,
+            room,
+        } => log::debug!("{from}: player {player} of room {room} goes on at {to}"),
+        Event::SeatLeft {
+            addr,
+            player,
+            room,
+            reason,
+            ..
+        } => log::debug!(
+            "{addr}: player {player} leaves the seat in room {room}: {}",
+            reason.name()
+        ),
     }
 }

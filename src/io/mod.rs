@@ -9,6 +9,7 @@
 mod batch;
 pub mod control;
 pub mod event_loop;
+pub mod feed;
 pub mod journal;
 pub mod metrics;
 pub mod recorder;

@@ -1,5 +1,5 @@
-//! SIGINT and SIGTERM, told to the event loop: the first asks it to stop, the second ends
-//! the process.
+//! SIGINT and SIGTERM, told to the event loop: each asks for more than the one before. Where the
+//! server drains, the first asks for that; the next asks it to stop, and one more ends the process.
 //!
 //! On Unix they come through the loop's poll. Elsewhere a flag is set, and the loop wakes
 //! often enough to see it.
@@ -9,14 +9,39 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 
-/// Exit status of a process that a second signal ends.
+/// Exit status of a process that a signal ends at once.
 const EXIT_AT_ONCE: i32 = 130;
 
-/// Counts the signals that ask the process to stop.
+/// What the signals ask for that have come so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// There were none.
+    Nothing,
+    /// To drain.
+    Drain,
+    /// To stop.
+    Stop,
+    /// To end at once.
+    End,
+}
+
+impl Asked {
+    fn by(signals: usize, drains: bool) -> Asked {
+        match signals {
+            0 => Asked::Nothing,
+            1 if drains => Asked::Drain,
+            1 => Asked::Stop,
+            2 if drains => Asked::Stop,
+            _ => Asked::End,
+        }
+    }
+}
+
+/// Counts the signals that ask the process to end.
 #[derive(Debug)]
 pub struct Signals {
     inner: Inner,
-    seen: bool,
+    seen: usize,
 }
 
 impl Signals {
@@ -27,7 +52,7 @@ impl Signals {
     pub fn new() -> io::Result<Signals> {
         Ok(Signals {
             inner: Inner::new()?,
-            seen: false,
+            seen: 0,
         })
     }
 
@@ -45,19 +70,16 @@ impl Signals {
         Inner::PATIENCE
     }
 
-    /// Whether the process was asked to stop, for the first time. The second time it ends
-    /// here and now.
-    pub fn take_stop(&mut self) -> bool {
-        let count = self.inner.take();
-        if count == 0 {
-            return false;
-        }
-        if self.seen || count > 1 {
-            log::warn!("asked to stop a second time: ending at once");
+    /// What was asked for so far; with `drains`, the first signal does not stop the server yet. To end
+    /// at once is done here and now.
+    pub fn asked(&mut self, drains: bool) -> Asked {
+        self.seen += self.inner.take();
+        let asked = Asked::by(self.seen, drains);
+        if asked == Asked::End {
+            log::warn!("asked to stop once more: ending at once");
             std::process::exit(EXIT_AT_ONCE);
         }
-        self.seen = true;
-        true
+        asked
     }
 }
 
@@ -114,5 +136,25 @@ impl Inner {
 
     fn take(&mut self) -> usize {
         usize::from(self.0.swap(false, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_signal_asks_for_more_than_the_one_before() {
+        let ladder = |drains| (0..4).map(move |signals| Asked::by(signals, drains));
+        let with: Vec<Asked> = ladder(true).collect();
+        let without: Vec<Asked> = ladder(false).collect();
+        assert_eq!(
+            with,
+            [Asked::Nothing, Asked::Drain, Asked::Stop, Asked::End]
+        );
+        assert_eq!(
+            without,
+            [Asked::Nothing, Asked::Stop, Asked::End, Asked::End]
+        );
     }
 }

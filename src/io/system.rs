@@ -46,6 +46,19 @@ pub fn give_back_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back_memory() {}
 
+/// Lets the calling thread, and those that it starts, come behind the loop where there are fewer cores than
+/// busy threads: about a third of its share. What is due in the loop is a frame of a match; what they do
+/// has seconds.
+#[cfg(target_os = "linux")]
+pub fn come_behind_the_loop() {
+    // The number is one of a thread here, elsewhere of the process. To be nicer is never refused.
+    let _ = rustix::process::setpriority_process(None, 5);
+}
+
+/// Where a thread has no priority of its own.
+#[cfg(not(target_os = "linux"))]
+pub fn come_behind_the_loop() {}
+
 /// Draws the engine's random values.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::chronicle::Chronicle;
 use super::disk::{Cut, Disk, Lost, Missing, Mode};
 use super::fault::Fault;
 use super::oracle::{Conn, End, Violation};
@@ -627,7 +628,9 @@ impl World {
         let config = self.lives.config.clone();
         let at_zero = i64::try_from(self.unix_us).expect("the year 2096 fits");
         self.server = Server::new(config, secrets, at_zero);
+        self.chronicle = Chronicle::default();
         self.server.begin_records(salt);
+        self.let_ask();
         let mut rooms = restored.rooms;
         rooms.sort_by_key(|room| std::cmp::Reverse(room.created.created_unix_us));
         let mut back: Vec<MatchId> = Vec::new();

@@ -10,7 +10,8 @@
 //!
 //! What people do is in script, what befalls their devices in trouble, and what strangers do
 //! to all of them in attack and signals. How the server ends and starts again is in crash, its
-//! journal in disk.
+//! journal in disk. What the server asks about rooms that are not there is in elsewhere, and what is
+//! told of rooms to those who follow them is held to in chronicle.
 //!
 //! A world begins in chaos, then heals: everybody must reach the head of their match. Then
 //! the rooms are closed, everybody must hear of it, and when all limits have passed nothing
@@ -26,8 +27,10 @@ pub mod trace;
 pub mod world;
 
 mod attack;
+mod chronicle;
 mod crash;
 mod disk;
+mod elsewhere;
 mod path;
 mod places;
 mod script;

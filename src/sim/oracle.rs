@@ -27,6 +27,7 @@ use crate::engine::view::{CreateError, OverReason, RoomView};
 use crate::engine::wire::frame::{Command, Frame, FrameInput, Input, decode_frames};
 use crate::engine::wire::frame::{encode_frame, encode_input};
 use crate::engine::wire::message::{ConnectCode, Fetched, WatchFrom};
+use crate::io::feed::RoomEvent;
 use crate::limits::{
     FRAME_BYTES_MAX, INPUT_DATA_PER_SEAT_AND_FRAME_MAX, INPUTS_PER_SEAT_AND_FRAME_MAX, LATE_MAX,
 };
@@ -99,6 +100,14 @@ pub enum Violation {
     Fault { conn: Conn, fault: ClientFault },
     #[error("conversation {conn}: refused with {code:?}")]
     Refused { conn: Conn, code: ConnectCode },
+    #[error("conversation {conn}: refused more often than it has connected")]
+    RefusedTwice { conn: Conn },
+    #[error("conversation {conn}: sent on to {address}, where its room is not")]
+    SentAstray { conn: Conn, address: String },
+    #[error("conversation {conn}: its Connect waits for its answer since {since}, at {now}")]
+    Hangs { conn: Conn, since: Time, now: Time },
+    #[error("room {room}: {what}")]
+    Elsewhere { room: RoomId, what: &'static str },
     #[error("conversation {conn}: joined as {seat} beside {others:?}: no such match")]
     Joined {
         conn: Conn,
@@ -155,6 +164,10 @@ pub enum Violation {
     SessionLost { conn: Conn, reason: Disconnect },
     #[error("room {room}: {what}")]
     Rooms { room: RoomId, what: String },
+    #[error("those who follow rooms are told what may not be: {0:?}")]
+    Told(RoomEvent),
+    #[error("those who follow rooms were told of other matches than there are")]
+    Untold,
     #[error("{addr} was given the seat of player {player} without a proof of address")]
     Unproved { addr: SocketAddr, player: PlayerId },
     #[error("the session of player {player} has moved to {to}, where its client is not")]
@@ -328,6 +341,9 @@ struct ConnRecord {
     opened_in: u32,
     /// A server has refused it, perhaps another one.
     was_refused: bool,
+    /// How often it has connected, and has been refused.
+    connects: u32,
+    refusals: u32,
     /// Two of them have spoken to it.
     is_mixed: bool,
 }
@@ -511,7 +527,10 @@ impl Oracle {
                 let running = self.matches.iter().filter(runs).count();
                 running >= max || held >= 2 * max as u64
             }
-            CreateError::Invalid { .. } | CreateError::Late | CreateError::Stopping => false,
+            CreateError::Invalid { .. }
+            | CreateError::Late
+            | CreateError::Draining
+            | CreateError::Stopping => false,
         };
         let what = || format!("not created: {error}");
         right
@@ -816,9 +835,16 @@ impl Oracle {
             life: None,
             opened_in: self.beyond.life(),
             was_refused: false,
+            connects: 1,
+            refusals: 0,
             is_mixed: false,
         });
         self.conns.len() - 1
+    }
+
+    /// A client that was refused asks once more.
+    pub fn connects_again(&mut self, conn: Conn) {
+        self.conns[conn].connects += 1;
     }
 
     /// A client begins a conversation to watch.
@@ -961,9 +987,10 @@ impl Oracle {
                 fault: *fault,
             }),
             ClientEvent::Refused(code) => {
-                self.conns[conn].was_refused = true;
+                self.count_refusal(conn)?;
                 self.refused(conn, *code)
             }
+            ClientEvent::Redirected { .. } => self.count_refusal(conn),
             ClientEvent::Joined { seat, others, seed } => self.joined(conn, *seat, others, *seed),
             ClientEvent::Started {
                 unix_seconds, next, ..
@@ -983,6 +1010,16 @@ impl Oracle {
             | ClientEvent::Reset
             | ClientEvent::Replaced => Ok(()),
         }
+    }
+
+    fn count_refusal(&mut self, conn: Conn) -> Result<(), Violation> {
+        let own = &mut self.conns[conn];
+        own.was_refused = true;
+        own.refusals += 1;
+        let twice = own.refusals > own.connects;
+        (!twice)
+            .then_some(())
+            .ok_or(Violation::RefusedTwice { conn })
     }
 
     fn refused(&self, conn: Conn, code: ConnectCode) -> Result<(), Violation> {

@@ -174,6 +174,12 @@ impl Places {
         )))
     }
 
+    /// Whether one of these devices has proved an address.
+    pub(super) fn has_proved(&self, is_one: impl Fn(usize) -> bool) -> bool {
+        let mut homes = self.homes.iter();
+        homes.any(|home| home.purse.is_proved() && is_one(home.device))
+    }
+
     /// The addresses of strangers.
     pub(super) fn strangers(&self) -> &[(SocketAddr, Purse)] {
         &self.strangers

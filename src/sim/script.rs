@@ -85,18 +85,19 @@ pub(super) enum Act {
     Mend,
     Settle,
     JudgeCloses(Time),
+    Locate(RoomId, bool),
 }
 
 /// A room, and what becomes of it.
 #[derive(Debug)]
 pub(super) struct RoomPlan {
     pub(super) spec: RoomSpec,
-    hz: u32,
-    broadcast_every: u32,
+    pub(super) hz: u32,
+    pub(super) broadcast_every: u32,
     /// Another match follows when one is over.
-    again: bool,
+    pub(super) again: bool,
     /// The frame after which players send their results.
-    result_at: Option<FrameId>,
+    pub(super) result_at: Option<FrameId>,
 }
 
 impl RoomPlan {
@@ -139,6 +140,7 @@ impl World {
             self.plan_room(room);
         }
         self.plan_watchers();
+        self.plan_elsewhere();
         let chaos = if self.rng.per_mille(150) {
             self.rng.millis(20_000..=45_000)
         } else {
@@ -251,7 +253,7 @@ impl World {
         }
     }
 
-    fn plan_player(&mut self, room: usize, watches: Option<WatchFrom>) {
+    pub(super) fn plan_player(&mut self, room: usize, watches: Option<WatchFrom>) {
         let index = self.players.len();
         let rng = &mut self.rng;
         let number = index as u64 + 1;
@@ -344,6 +346,7 @@ impl World {
             Act::SyncFails if chaos => self.sync_fails(),
             Act::Rejoin(device, conn) if chaos => self.rejoin(device, conn)?,
             Act::Boot => self.boot()?,
+            Act::Locate(room, is_known) => self.commands.push(Command::Locate(room, is_known)),
             Act::Resume(device, conn) if self.is_live(device, conn) => self.resume(device)?,
             Act::Load(device, conn) if self.is_live(device, conn) => self.load(device)?,
             Act::Press(device, conn) if self.is_live(device, conn) => self.press(device)?,
@@ -394,6 +397,7 @@ impl World {
             wake: None,
             held: Vec::new(),
             opened_at: self.now,
+            asked_at: self.now,
             outage: None,
             pause: None,
             moved: false,
@@ -447,6 +451,7 @@ impl World {
     fn begun(&mut self, index: usize) -> Result<(), Violation> {
         let device = &mut self.devices[index];
         device.opened_at = self.now;
+        device.asked_at = self.now;
         device.pause = None;
         device.moved = false;
         device.reborn = false;
@@ -684,6 +689,8 @@ impl World {
             let device = &mut self.devices[index];
             if device.client.state() == ClientState::Refused && current {
                 device.client.connect();
+                device.asked_at = self.now;
+                self.oracle.connects_again(conn);
                 self.device_turn(index)?;
             } else if self.phase == Phase::Chaos
                 && current

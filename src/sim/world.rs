@@ -11,7 +11,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::chronicle::Chronicle;
 use super::crash::{Crashes, Lives};
+use super::elsewhere::Elsewhere;
 use super::fault::{Fault, Happened};
 use super::network::{Arrival, Author, Faults, Network, Tally, shut_window};
 use super::oracle::{Conn, Match, Oracle, Turn, Violation};
@@ -141,6 +143,8 @@ pub(super) enum Command {
     CreateSpare(usize),
     CloseSpare(usize),
     ReplaceSpare(usize),
+    /// Answer a question where a room is, with an address or with none.
+    Locate(RoomId, bool),
     Stop,
 }
 
@@ -200,6 +204,8 @@ pub(super) struct Device {
     pub(super) held: Vec<Arrival>,
     /// When the conversation began.
     pub(super) opened_at: Time,
+    /// When it connected last.
+    pub(super) asked_at: Time,
     /// The last outage: a cut, or a time for which it was frozen or took nothing for long.
     pub(super) outage: Option<(Time, Time)>,
     /// The last time for which it took nothing.
@@ -304,6 +310,8 @@ pub struct World {
     pub(super) unix_us: u64,
     /// The lives of the server, and its journal.
     pub(super) lives: Lives,
+    /// What its life is told to those who follow its rooms.
+    pub(super) chronicle: Chronicle,
     pub(super) network: Network,
     /// What has come for the server since its last turn.
     pub(super) inbox: Vec<Arrival>,
@@ -316,6 +324,8 @@ pub struct World {
     pub(super) players: Vec<Player>,
     pub(super) devices: Vec<Device>,
     pub(super) places: Places,
+    /// Whom the server asks about rooms that are not there, if anybody.
+    pub(super) elsewhere: Elsewhere,
     /// Rooms in which nobody plays that have been created.
     pub(super) spares: usize,
     /// There will be floods, and there may be few places.
@@ -379,6 +389,7 @@ impl World {
             server_addr,
             unix_us,
             lives,
+            chronicle: Chronicle::default(),
             network: Network::new(server_addr, faults, rng.fork()),
             inbox: Vec::new(),
             commands: Vec::new(),
@@ -389,6 +400,7 @@ impl World {
             players: Vec::new(),
             devices: Vec::new(),
             places: Places::default(),
+            elsewhere: Elsewhere::draw(seed),
             spares: 0,
             crowded,
             flooded: false,
@@ -408,6 +420,7 @@ impl World {
         if let Some(salt) = world.lives.salt() {
             world.server.begin_records(salt);
         }
+        world.let_ask();
         world.write_script();
         world
     }
@@ -474,6 +487,9 @@ impl World {
         let Some(at) = self.next_moment() else {
             let counters = self.counters();
             self.oracle.must_be_empty(&counters, self.ever_late)?;
+            if !self.chronicle.agrees(&self.server.room_ids()) {
+                return Err(Violation::Untold);
+            }
             return self.judge_journal().map(|()| false);
         };
         self.step += 1;
@@ -663,6 +679,7 @@ impl World {
             self.server.assert_invariants();
         }
         self.server_events(on_time)?;
+        self.take_questions()?;
         self.free_at = now + self.draw_delay_of_loop();
         self.sync(on_time)?;
         self.end_turn()
@@ -751,6 +768,7 @@ impl World {
                 self.server_events(on_time)?;
                 self.create(spec).map(drop)
             }
+            Command::Locate(room, is_known) => self.locate(room, is_known, on_time),
             Command::Stop => {
                 self.note("stop".into());
                 self.server.stop(self.now);
@@ -839,10 +857,11 @@ impl World {
 
     // --- What the server says -------------------------------------------------------------
 
-    fn server_events(&mut self, on_time: bool) -> Result<(), Violation> {
+    pub(super) fn server_events(&mut self, on_time: bool) -> Result<(), Violation> {
         let now = self.now;
         while let Some(event) = self.server.poll_event() {
             self.note(format!("server: {event:?}"));
+            self.chronicle.hear(&event).map_err(Violation::Told)?;
             match event {
                 Event::MatchStarted { match_id, wait, .. } => {
                     let us = self.unix_us + now.as_micros();
@@ -886,8 +905,15 @@ impl World {
                 Event::SessionMoved {
                     from, to, player, ..
                 } => self.session_moved((from, to), player)?,
-                Event::RoomCreated { .. } | Event::MatchRestored { .. } | Event::Refused { .. } => {
-                }
+                Event::Refused {
+                    room,
+                    code,
+                    elsewhere,
+                    ..
+                } => self.judge_refusal(room, code, elsewhere.as_ref())?,
+                Event::RoomCreated { .. }
+                | Event::MatchRestored { .. }
+                | Event::ResultGiven { .. } => {}
             }
         }
         Ok(())
@@ -1047,6 +1073,9 @@ impl World {
             if !self.devices[index].harmed && !self.oracle.is_mixed(conn) {
                 heard?;
             }
+            if let ClientEvent::Redirected { address } = &event {
+                self.judge_redirect(index, address)?;
+            }
             self.react(index, &event);
             if event == ClientEvent::Reset {
                 self.was_reset(index)?;
@@ -1073,6 +1102,7 @@ impl World {
 
     /// Some time after the heal: everybody is at the head, and no input is missing.
     pub(super) fn settle(&mut self, healed_at: Time) -> Result<(), Violation> {
+        self.must_not_hang()?;
         let counters = self.counters();
         for (index, device) in self.devices.iter().enumerate() {
             if device.health != Health::Alive || !self.is_current(index) {

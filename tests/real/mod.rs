@@ -33,6 +33,8 @@ pub(crate) struct RealServer {
     child: Child,
     pub(crate) udp: SocketAddr,
     pub(crate) web: SocketAddr,
+    /// With `--grpc`.
+    pub(crate) grpc: Option<SocketAddr>,
 }
 
 impl RealServer {
@@ -52,20 +54,34 @@ impl RealServer {
                 break address_in(&line);
             }
         };
-        let (udp, web) = (address("udp"), address("http"));
+        let (udp, web) = (address("kcp on udp"), address("http on http"));
+        let has_grpc = settings.iter().any(|setting| setting.as_ref() == "--grpc");
+        let grpc = has_grpc.then(|| address("grpc on"));
         // What else it says is shown, and must not fill the pipe.
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 println!("server: {line}");
             }
         });
-        RealServer { child, udp, web }
+        RealServer {
+            child,
+            udp,
+            web,
+            grpc,
+        }
     }
 
     // --- HTTP -----------------------------------------------------------------------------
 
     /// The JSON of an answer with this status.
     pub(crate) fn ask(&self, request: &str, body: &str, status: u16) -> Value {
+        let (found, answer) = self.try_ask(request, body);
+        assert_eq!(found, status, "{request}: {answer}");
+        answer
+    }
+
+    /// The status of an answer, and its JSON.
+    pub(crate) fn try_ask(&self, request: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.web).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (host, length) = (self.web, body.len());
@@ -76,10 +92,13 @@ impl RealServer {
         write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let begins = format!("HTTP/1.1 {status} ");
-        assert!(answer.starts_with(&begins), "{request}: {answer}");
+        let status = answer
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3));
+        let status = status.and_then(|digits| digits.parse().ok());
         let (_, body) = answer.split_once("\r\n\r\n").expect("a head ends");
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        let json = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        (status.expect("a status has three digits"), json)
     }
 
     pub(crate) fn create_room(&self, room: u64, members: &[u64]) {
@@ -115,9 +134,30 @@ impl RealServer {
 
     /// Sends it a signal and waits for its end: its exit status, if it was not killed.
     #[cfg(unix)]
-    pub(crate) fn end(mut self, signal: rustix::process::Signal) -> Option<i32> {
+    pub(crate) fn end(self, signal: rustix::process::Signal) -> Option<i32> {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Sends it a signal.
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         use rustix::process::{Pid, kill_process};
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end: its exit status, if it was not killed.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        let began = Instant::now();
+        while self.runs() {
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
         self.child.wait().unwrap().code()
     }
 
@@ -153,6 +193,16 @@ impl RealServer {
         all.extend(["--server", &udp, "--web", &web]);
         Bots::start(&all)
     }
+}
+
+/// A server with these settings that does not start: its exit status and what it says.
+pub(crate) fn failed_start<S: AsRef<OsStr>>(settings: &[S]) -> (Option<i32>, String) {
+    let output = program(env!("CARGO_BIN_EXE_lockstep-server"))
+        .args(settings)
+        .output()
+        .expect("cargo built the binary");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
 }
 
 impl Drop for RealServer {

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kcp::Kcp;
+use lockstep_server::cluster::node::Address;
 use lockstep_server::engine::auth::RoomSecret;
 use lockstep_server::engine::config::{Config, Secrets};
 use lockstep_server::engine::id::{Percent, PlayerId, RoomId};
@@ -38,6 +39,8 @@ pub(crate) const WALL: i64 = 1_700_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     Connect(ConnectCode),
+    /// In v2: there is no such room here, but at this address.
+    Elsewhere(Address),
     Heartbeat,
     JoinRoom {
         seat: i32,
@@ -561,6 +564,7 @@ pub(crate) fn read_message(message: &[u8]) -> Said {
     );
     match Downlink::decode(packet).expect("the server says what is legal") {
         Downlink::Connect(code) => Said::Connect(code),
+        Downlink::Elsewhere(address) => Said::Elsewhere(address),
         Downlink::Heartbeat => Said::Heartbeat,
         Downlink::JoinRoom { seat, others, seed } => Said::JoinRoom {
             seat,

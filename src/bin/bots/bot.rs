@@ -12,13 +12,15 @@ use lockstep_server::engine::transmit::Transmits;
 use lockstep_server::engine::wire::frame::Frame;
 use lockstep_server::engine::wire::message::WatchFrom;
 
-use crate::Plan;
+use mio::net::UdpSocket;
+
 use crate::line::Line;
 use crate::problems::{Problems, kind};
 use crate::watch::{
     FrameClock, InputWatch, Returned, RoomLog, histogram, input_of, is_genuine, record,
 };
 use crate::weather::SplitMix;
+use crate::{Plan, resolve};
 
 /// Time from a player's first datagram within which its match must start: the server waits
 /// 20 s for players that are missing.
@@ -142,6 +144,8 @@ pub(crate) struct Bot {
     /// The share of an input period that passes before this player's first input.
     phase: f64,
     stage: Stage,
+    /// Where its room is, if the server has said so just now.
+    sent_on: Option<String>,
     has_started: bool,
     expected: FrameId,
     /// Own inputs.
@@ -183,6 +187,7 @@ impl Bot {
             // Evenly within the room, and the rooms evenly within that.
             phase: (seat as f64 + room as f64 / plan.rooms.len() as f64) / members.len() as f64,
             stage: Stage::Gathering,
+            sent_on: None,
             has_started: false,
             expected: 0,
             inputs: InputWatch::default(),
@@ -196,8 +201,13 @@ impl Bot {
     }
 
     /// Does what is due, and says when it must be called again; `None` when the player has
-    /// left.
-    pub(crate) fn turn(&mut self, now: Time, world: &mut World<'_>) -> Option<Time> {
+    /// left. `watch` is given its socket, if it takes another one.
+    pub(crate) fn turn(
+        &mut self,
+        now: Time,
+        world: &mut World<'_>,
+        watch: impl FnOnce(&mut UdpSocket) -> io::Result<()>,
+    ) -> Option<Time> {
         if now < self.begins {
             return Some(self.begins);
         }
@@ -212,7 +222,27 @@ impl Bot {
         }
         let spoken = self.line.speak(now, &mut world.batch);
         self.check_socket(spoken, world);
+        if let Some(address) = self.sent_on.take()
+            && let Err(error) = self.follow(now, &address, watch)
+        {
+            self.problem(world, "refused", &format!("sent on to {address}: {error}"));
+            self.stage = Stage::Left;
+        }
         self.wake(now, world)
+    }
+
+    /// Goes on at the server that has its room.
+    fn follow(
+        &mut self,
+        now: Time,
+        address: &str,
+        watch: impl FnOnce(&mut UdpSocket) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let server = resolve(address).map_err(io::Error::other)?;
+        let conv = getrandom::u32().map_err(io::Error::other)?;
+        self.line.lead_to(server, watch)?;
+        self.line.client.reconnect(now, Conv(conv), 0);
+        Ok(())
     }
 
     fn check_socket(&mut self, result: io::Result<()>, world: &mut World<'_>) {
@@ -225,10 +255,8 @@ impl Bot {
         if error.kind() != ErrorKind::ConnectionRefused {
             self.problem(world, "socket errors", &error.to_string());
         } else if !self.has_started {
-            world.fatal = Some(format!(
-                "nothing listens on UDP {} (--server)",
-                world.plan.server
-            ));
+            let server = self.line.server().unwrap_or(world.plan.server);
+            world.fatal = Some(format!("nothing listens on UDP {server} (--server)"));
         } else if self.stage != Stage::Left {
             self.problem(world, "server gone", "its port is closed");
             self.stage = Stage::Left;
@@ -255,6 +283,7 @@ impl Bot {
                     self.problem(world, "refused", &format!("{code:?}"));
                     self.stage = Stage::Left;
                 }
+                ClientEvent::Redirected { address } => self.sent_on = Some(address),
                 ClientEvent::Closed => self.closed(world),
                 ClientEvent::Reset | ClientEvent::Replaced => {
                     self.problem(world, "sessions lost", &format!("{event:?}"));

@@ -43,6 +43,17 @@ pub(crate) struct Web {
     pub(crate) admin_token: Option<String>,
 }
 
+/// What is wished of a room besides its number and members.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    /// Frames per second, if not the server's setting.
+    pub(crate) hz: Option<u32>,
+    /// Spectators that it lets in.
+    pub(crate) watchers: u32,
+    /// Where in a cluster it is, if not on the server that is asked.
+    pub(crate) place: Option<String>,
+}
+
 impl Web {
     /// Creates a room. A server that is busy is asked again for a while.
     ///
@@ -52,16 +63,18 @@ impl Web {
         &self,
         room: RoomId,
         members: &[PlayerId],
-        hz: Option<u32>,
-        watchers: u32,
+        wishes: &Wishes,
     ) -> Result<Created, String> {
         let names: Vec<_> = members.iter().map(|player| player.0.to_string()).collect();
         let mut body = json!({ "room": room.0.to_string(), "members": names });
-        if let Some(hz) = hz {
+        if let Some(hz) = wishes.hz {
             body["hz"] = hz.into();
         }
-        if watchers > 0 {
-            body["watchers_max"] = watchers.into();
+        if wishes.watchers > 0 {
+            body["watchers_max"] = wishes.watchers.into();
+        }
+        if let Some(place) = &wishes.place {
+            body["place"] = place.as_str().into();
         }
         let body = self.ask_the_busy("POST", "/api/rooms", &body.to_string(), 201)?;
         let number = |name: &str| body[name].as_u64().and_then(|n| u32::try_from(n).ok());
@@ -299,7 +312,12 @@ mod tests {
             bodies
         });
         let members = [PlayerId(1), PlayerId(u64::MAX)];
-        let created = web.create_room(RoomId(7), &members, Some(60), 0).unwrap();
+        let wishes = Wishes {
+            hz: Some(60),
+            place: Some("auto".to_owned()),
+            ..Wishes::default()
+        };
+        let created = web.create_room(RoomId(7), &members, &wishes).unwrap();
         let expected = Created {
             hz: Some(60),
             max_frames: Some(5500),
@@ -307,13 +325,15 @@ mod tests {
             watch_token: String::new(),
         };
         assert_eq!(created, expected);
-        let error = web.create_room(RoomId(7), &members, None, 0).unwrap_err();
+        let error = web
+            .create_room(RoomId(7), &members, &Wishes::default())
+            .unwrap_err();
         assert!(error.contains("409: it runs; choose"), "{error}");
         let bodies = server.join().unwrap();
         assert_eq!(bodies[0], bodies[1], "a busy server is asked again");
         assert_eq!(
             bodies[1],
-            r#"{"hz":60,"members":["1","18446744073709551615"],"room":"7"}"#
+            r#"{"hz":60,"members":["1","18446744073709551615"],"place":"auto","room":"7"}"#
         );
     }
 }

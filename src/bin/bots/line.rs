@@ -84,9 +84,30 @@ impl Line {
         &mut self,
         watch: impl FnOnce(&mut UdpSocket) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.socket = socket_to(self.socket.peer_addr()?)?;
+        self.lead_to(self.server()?, watch)
+    }
+
+    /// From now on the client speaks to another server, from a port of its own. `watch` is given the
+    /// new socket.
+    ///
+    /// # Errors
+    /// If the system gives no socket, or it cannot be watched.
+    pub(crate) fn lead_to(
+        &mut self,
+        server: SocketAddr,
+        watch: impl FnOnce(&mut UdpSocket) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.socket = socket_to(server)?;
         self.readable = false;
         watch(&mut self.socket)
+    }
+
+    /// Whom the client speaks to.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub(crate) fn server(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr()
     }
 
     /// The socket holds datagrams.

@@ -35,7 +35,7 @@ use lockstep_server::engine::id::{PlayerId, RoomId};
 use lockstep_server::io::system;
 use lockstep_server::limits::{HZ_RANGE, PLAYERS_PER_ROOM_RANGE, WATCHERS_RANGE};
 
-use http::{Created, Web};
+use http::{Created, Web, Wishes};
 use killing::KillPlan;
 use returning::ReturnPlan;
 use soak::SoakPlan;
@@ -161,6 +161,10 @@ struct Load {
           value_parser = clap::value_parser!(u32).range(i64::from(*WATCHERS_RANGE.start())
               ..=i64::from(*WATCHERS_RANGE.end())))]
     watch: u32,
+    /// Where in a cluster the rooms are: on the least loaded nodes (auto), or on the node of this
+    /// id. The players know --server alone, and are sent on from there.
+    #[arg(long, value_name = "auto|NODE")]
+    place: Option<String>,
 }
 
 /// Rooms and players that come and go.
@@ -429,7 +433,11 @@ fn soak(common: &Common, soak: &SoakArgs) -> Result<bool, String> {
 fn come_back(common: &Common, returns: &ReturnArgs) -> Result<bool, String> {
     let room = RoomId(common.first_room);
     let players = members_of(room.0, returns.players);
-    let (room, created) = create_room(common, room, players, Some(returns.hz), 0)?;
+    let wishes = Wishes {
+        hz: Some(returns.hz),
+        ..Wishes::default()
+    };
+    let (room, created) = create_room(common, room, players, &wishes)?;
     let hz = created.hz.unwrap_or(returns.hz);
     let plan = ReturnPlan {
         server: common.server,
@@ -528,8 +536,13 @@ fn members_of(room: u64, players: u32) -> Vec<PlayerId> {
 fn create_rooms(common: &Common, load: &Load) -> Result<(Vec<PlannedRoom>, u32), String> {
     let mut hz = load.hz.unwrap_or(HZ_DEFAULT);
     let mut rooms = Vec::new();
+    let wishes = Wishes {
+        hz: load.hz,
+        watchers: load.watch,
+        place: load.place.clone(),
+    };
     for (room, players) in members(common.first_room, load) {
-        let (room, created) = create_room(common, room, players, load.hz, load.watch)?;
+        let (room, created) = create_room(common, room, players, &wishes)?;
         hz = created.hz.unwrap_or(hz);
         let seconds = created.max_frames.map(|frames| u64::from(frames / hz));
         if let Some(seconds) = seconds.filter(|s| *s < load.seconds + ROOM_SECONDS_BESIDES) {
@@ -549,12 +562,11 @@ fn create_room(
     common: &Common,
     room: RoomId,
     players: Vec<PlayerId>,
-    hz: Option<u32>,
-    watchers: u32,
+    wishes: &Wishes,
 ) -> Result<(PlannedRoom, Created), String> {
     let created = common
         .web()
-        .create_room(room, &players, hz, watchers)
+        .create_room(room, &players, wishes)
         .map_err(|error| format!("room {room} was not created: {error}"))?;
     let members = players.into_iter().zip(created.tokens.iter().cloned());
     let members = members.map(|(player, token)| Member {
@@ -563,7 +575,7 @@ fn create_room(
         watches: false,
     });
     // Their accounts are nobody's who plays.
-    let watchers = (0..watchers).map(|number| Member {
+    let watchers = (0..wishes.watchers).map(|number| Member {
         player: PlayerId(u64::MAX - u64::from(number)),
         token: created.watch_token.clone(),
         watches: true,

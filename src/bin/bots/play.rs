@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use lockstep_server::engine::time::Time;
+use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::Plan;
@@ -134,7 +135,10 @@ impl Table {
     fn turn_of(&mut self, number: usize, world: &mut World<'_>) {
         let now = self.now();
         let bot = &mut self.bots[number];
-        let Some(wake) = bot.turn(now, world) else {
+        let registry = self.poll.registry();
+        let watch =
+            |socket: &mut UdpSocket| registry.register(socket, Token(number), Interest::READABLE);
+        let Some(wake) = bot.turn(now, world, watch) else {
             // It was in the game until now, since those who leave are woken no more.
             self.playing -= 1;
             self.wakes.forget(number);
@@ -181,36 +185,55 @@ mod tests {
 
     /// Runs a server until the test ends, and creates the rooms of the plan.
     fn serve(rooms: &[PlannedRoom]) -> (SocketAddr, Handle) {
+        serve_knowing(rooms, None)
+    }
+
+    /// The same; of rooms that it has not it says that they are at the other server.
+    fn serve_knowing(rooms: &[PlannedRoom], other: Option<SocketAddr>) -> (SocketAddr, Handle) {
+        let (address, handle) = serve_at(SocketAddr::from(([127, 0, 0, 1], 0)), other);
+        for (room, members) in rooms {
+            create(&handle, *room, members);
+        }
+        (address, handle)
+    }
+
+    fn serve_at(at: SocketAddr, other: Option<SocketAddr>) -> (SocketAddr, Handle) {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
-            let listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
+            let listen = Listen::At(at);
             let udp = Udp::bind(listen).unwrap();
             let address = udp.local_addr().unwrap();
             let secrets = system::draw_secrets().unwrap();
             let signals = Signals::new().unwrap();
-            let (event_loop, handle) =
+            let (mut event_loop, handle) =
                 EventLoop::new(udp, signals, Config::default(), secrets).unwrap();
+            if let Some(other) = other {
+                let knows = handle.clone();
+                event_loop.ask_elsewhere(Box::new(move |room| {
+                    knows.located(room, Some(other.to_string())).unwrap();
+                }));
+            }
             sender.send((address, handle)).unwrap();
             event_loop.run().unwrap();
         });
-        let (address, handle) = receiver.recv().unwrap();
-        for (room, members) in rooms {
-            let players = members.iter().filter(|member| !member.watches);
-            let spec = RoomSpec {
-                room: *room,
-                members: players.map(|member| member.player).collect(),
-                seed: 1,
-                hz: None,
-                broadcast_every: None,
-                max_frames: None,
-                input_bytes_max: None,
-                watchers_max: Some(10),
-                watch_delay: Some(20),
-                secret: RoomSecret::from_bytes([0; 16]),
-            };
-            handle.create(spec).unwrap().unwrap();
-        }
-        (address, handle)
+        receiver.recv().unwrap()
+    }
+
+    fn create(handle: &Handle, room: RoomId, members: &[Member]) {
+        let players = members.iter().filter(|member| !member.watches);
+        let spec = RoomSpec {
+            room,
+            members: players.map(|member| member.player).collect(),
+            seed: 1,
+            hz: None,
+            broadcast_every: None,
+            max_frames: None,
+            input_bytes_max: None,
+            watchers_max: Some(10),
+            watch_delay: Some(20),
+            secret: RoomSecret::from_bytes([0; 16]),
+        };
+        handle.create(spec).unwrap().unwrap();
     }
 
     fn plan(weather: Weather) -> (Plan, Handle) {
@@ -261,6 +284,32 @@ mod tests {
         assert_eq!(json["inputs_seen"], sent);
         assert_eq!(json["latency_ms"]["count"], sent);
         assert!(json["frames_min"].as_u64().unwrap() >= 55, "{report}");
+    }
+
+    #[test]
+    fn players_who_ask_the_wrong_server_follow_its_word_to_the_right_one() {
+        let (mut plan, _handle) = plan_watched(Weather::default(), 3);
+        let (wrong, handle) = serve_knowing(&[], Some(plan.server));
+        plan.server = wrong;
+        let report = play(&plan).unwrap();
+        assert!(report.all_well(), "{report}");
+        assert_eq!(as_json(&report)["players_started"], 15);
+        let counters = handle.stats().unwrap().engine;
+        assert_eq!((counters.redirects, counters.questions_late), (15, 0));
+        assert!((4..=15).contains(&counters.questions));
+    }
+
+    #[test]
+    fn players_who_are_sent_round_in_circles_are_refused_in_the_end() {
+        let (mut plan, _handle) = plan(Weather::default());
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let itself = udp.local_addr().unwrap();
+        drop(udp);
+        plan.server = serve_at(itself, Some(itself)).0;
+        let report = play(&plan).unwrap();
+        let json = as_json(&report);
+        assert_eq!(json["players_started"], 0, "{report}");
+        assert_eq!(json["problems"]["refused"], 12, "{report}");
     }
 
     #[test]

@@ -409,7 +409,9 @@ impl Player {
                 self.next_input = self.presses.then_some(first_input);
             }
             ClientEvent::Frame(frame) => self.frame(&frame, shared),
-            ClientEvent::Refused(code) => self.ended = Some(format!("refused: {code:?}")),
+            ClientEvent::Refused(_) | ClientEvent::Redirected { .. } => {
+                self.ended = Some(format!("refused: {event:?}"));
+            }
             ClientEvent::Closed => {
                 let text = "the match is over too soon; are --max-frames and --room-timeout of \
                             the server long enough?";

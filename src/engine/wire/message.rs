@@ -10,6 +10,7 @@ use super::frame::{Command, Input};
 use super::packet::{self, Packet};
 use super::pb::{self, Id};
 use super::signal::{Pass, SessionId, SessionSecret};
+use crate::cluster::node::Address;
 use crate::engine::drops::Drop;
 use crate::engine::id::{FrameId, MatchId, Percent, PlayerId, RoomId};
 use crate::limits::INPUTS_PER_PACKET_MAX;
@@ -470,6 +471,8 @@ pub struct Follows {
 pub enum Downlink<'a> {
     /// The answer to a Connect: in v2 only if it is a refusal.
     Connect(ConnectCode),
+    /// The answer of v2 that there is no such room here, and where it is.
+    Elsewhere(Address),
     /// The answer of v2 to a Connect that is accepted.
     Welcome(Welcome),
     /// The answer to a Heartbeat.
@@ -526,6 +529,14 @@ impl<'a> Downlink<'a> {
                     },
                 );
             }
+            Downlink::Elsewhere(address) => {
+                let message = pb::S2cConnectMsg {
+                    error_code: Some(i32::from(pb::Errorcode::ErrNoRoom)),
+                    redirect: Some(address.as_str().to_owned()),
+                    ..pb::S2cConnectMsg::default()
+                };
+                write(out, Id::MsgConnect, &message);
+            }
             Downlink::Welcome(welcome) => {
                 let message = pb::S2cConnectMsg {
                     error_code: Some(i32::from(pb::Errorcode::ErrOk)),
@@ -538,6 +549,7 @@ impl<'a> Downlink<'a> {
                     history: Some(welcome.history),
                     input_bytes: Some(welcome.input_bytes_max),
                     watch_delay: welcome.watch_delay,
+                    redirect: None,
                 };
                 write(out, Id::MsgConnect, &message);
             }
@@ -616,7 +628,13 @@ impl<'a> Downlink<'a> {
                             watch_delay: message.watch_delay,
                         })
                     }
-                    _ => Downlink::Connect(message.error_code().into()),
+                    // What is no address is none.
+                    _ => match message.redirect.as_deref().and_then(Address::new) {
+                        Some(address) if message.error_code() == pb::Errorcode::ErrNoRoom => {
+                            Downlink::Elsewhere(address)
+                        }
+                        _ => Downlink::Connect(message.error_code().into()),
+                    },
                 }
             }
             Ok(Id::MsgHeartbeat) => Downlink::Heartbeat,

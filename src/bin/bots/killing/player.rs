@@ -241,7 +241,9 @@ impl Player {
                 ClientEvent::Replaced => {
                     self.fail(shared, "replaced", "nobody else plays for it");
                 }
-                ClientEvent::Refused(code) => self.fail(shared, "refused", &format!("{code:?}")),
+                ClientEvent::Refused(_) | ClientEvent::Redirected { .. } => {
+                    self.fail(shared, "refused", &format!("{event:?}"));
+                }
                 ClientEvent::Closed => self.closed(shared),
                 ClientEvent::Fault(fault) => {
                     self.problem(shared, "faults of the server", &format!("{fault:?}"));

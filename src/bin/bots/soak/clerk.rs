@@ -8,7 +8,7 @@ use lockstep_server::engine::id::{PlayerId, RoomId};
 use serde_json::Value;
 
 use crate::Member;
-use crate::http::Web;
+use crate::http::{Web, Wishes};
 
 /// What the clerk is asked to do.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ fn carry_out(web: &Web, order: Order) -> Answer {
 
 fn create(web: &Web, room: RoomId, players: Vec<PlayerId>) -> Result<Answer, String> {
     let created = web
-        .create_room(room, &players, None, 0)
+        .create_room(room, &players, &Wishes::default())
         .map_err(|error| format!("room {room} was not created: {error}"))?;
     let members = players.into_iter().zip(created.tokens);
     let members = members.map(|(player, token)| Member {

@@ -308,8 +308,8 @@ impl Player {
                 }
                 ClientEvent::Reset => self.reconnect(now, shared),
                 ClientEvent::Refused(_) if is_ending => self.stage = Stage::Left,
-                ClientEvent::Refused(code) => {
-                    self.fail(shared, "refused", &format!("{code:?}"));
+                ClientEvent::Refused(_) | ClientEvent::Redirected { .. } => {
+                    self.fail(shared, "refused", &format!("{event:?}"));
                 }
                 ClientEvent::Closed if is_ending => self.stage = Stage::Left,
                 ClientEvent::Closed => {

@@ -710,6 +710,31 @@ fn a_late_copy_of_the_first_datagram_during_an_outage_costs_no_seat() {
     }
 }
 
+/// The copy opens a candidate for the place of the session, which the takeover then ends. What the old
+/// client, alive and deposed, says to that candidate is no proof that it was started again.
+#[test]
+fn a_late_copy_of_the_first_datagram_during_a_takeover_gives_the_seat_to_nobody_else() {
+    for before in [60, 80, 100, 120, 140] {
+        let mut net = Net::playing(Habits::Unity, 50, 2000);
+        net.clients[0].deaf = true;
+        net.clients[0].mute = true;
+        net.run(600 - before);
+        let newcomer = net.add(1, 9, Habits::Unity);
+        // It takes the seat after a round trip and a half.
+        net.clients[newcomer].addr.set_port(4001);
+        net.run(before);
+        net.put(net.clients[0].addr, To::Server, first_datagram(1), 0);
+        net.run(10);
+        net.clients[0].deaf = false;
+        net.clients[0].mute = false;
+        net.run(5000);
+        let counters = net.server.counters();
+        let ended = |reason| counters.disconnects(reason);
+        let found = (ended(Disconnect::TakenOver), ended(Disconnect::Restarted));
+        assert_eq!(found, (1, 0), "{before} ms before");
+    }
+}
+
 // --- Unity's habits ---------------------------------------------------------------------------
 
 #[test]

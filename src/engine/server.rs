@@ -870,12 +870,18 @@ impl Server {
                 old.lost_candidate_sent = old.lost_candidate_sent.max(sent);
                 self.mark_dirty(of);
             }
-            Rival::Contested { by, .. } => {
+            Rival::Contested { by, same_conv } => {
                 // The candidate is all that is left at the address.
                 self.sessions[by].rival = Rival::None;
                 self.by_addr.insert(session.addr, by);
                 self.enter_guests(by);
                 self.mark_dirty(by);
+                if same_conv && reason == Disconnect::TakenOver {
+                    // The client whose seat somebody else has now may live, and would be mistaken for
+                    // one that was started again: only beside its session can the two be told apart.
+                    // One that was repeats its Connect.
+                    self.end(now, by, Disconnect::CandidateLost);
+                }
             }
         }
         if let Place::Holds(key, spot) = session.place {
